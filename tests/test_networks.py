@@ -1,0 +1,86 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vae_jax.networks import ACTIVATIONS, NETWORKS
+from vae_jax.networks.conv import DownConv, UpConv, depth_to_space, space_to_depth
+
+PAIRS = {
+    "down": (DownConv(5), nn.Conv(5, (4, 4), strides=(2, 2), padding=1)),
+    "up": (UpConv(5), nn.ConvTranspose(5, (4, 4), strides=(2, 2))),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("shape", [(8, 8, 3), (2, 6, 1), (14, 4, 2)])
+def test_the_matmul_form_equals_linens_convolution(pair, shape, key):
+    ours, theirs = PAIRS[pair]
+    x = jax.random.normal(key, shape)
+    params = theirs.init(key, x)
+    params = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), params)
+    np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), rtol=2e-5, atol=2e-5)
+
+    def loss(network):
+        return lambda params, x: jnp.sum(jnp.sin(network.apply(params, x)))
+
+    ours_grads = jax.grad(loss(ours), argnums=(0, 1))(params, x)
+    their_grads = jax.grad(loss(theirs), argnums=(0, 1))(params, x)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), ours_grads, their_grads
+    )
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_weights_have_linens_names_shapes_and_scale(pair, key):
+    ours, theirs = (network.init(key, jnp.zeros((16, 16, 64))) for network in PAIRS[pair])
+    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs)
+    ours_std, their_std = (p["params"]["kernel"].std() for p in (ours, theirs))
+    # The relative standard error of a standard deviation of n numbers is 1 / sqrt(2 n).
+    assert abs(ours_std / their_std - 1) < 4 / np.sqrt(ours["params"]["kernel"].size)
+
+
+def test_space_to_depth_moves_pixels_where_it_says(key):
+    x = jax.random.normal(key, (4, 6, 3))
+    folded = space_to_depth(x)
+    assert folded.shape == (2, 3, 12)
+    assert jnp.array_equal(folded[1, 2, 3 * 2 : 3 * 3], x[3, 4])
+    assert jnp.array_equal(depth_to_space(folded), x)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("theta_dim", [1, 2])
+@pytest.mark.parametrize("hidden", [(), (7, 5)])
+def test_every_network_maps_x_to_a_posterior_and_z_to_theta(name, theta_dim, hidden, key):
+    x_shape = (8, 4, 3)
+    encoder, decoder = NETWORKS[name](
+        hidden, x_shape=x_shape, latent_dim=3, theta_dim=theta_dim, activation=jnp.tanh
+    )
+    out, params = encoder.init_with_output(key, jnp.ones(x_shape))
+    assert out.shape == (6,)
+    assert {"params"} == set(params)  # nothing that mutates: no BatchNorm
+    theta, _ = decoder.init_with_output(key, jnp.ones(3))
+    assert theta.shape == (*x_shape, theta_dim)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_batch_is_its_examples(name, key):
+    encoder, _ = NETWORKS[name]((6,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
+    xs = jax.random.normal(key, (5, 8, 8, 1))
+    params = encoder.init(key, xs[0])
+    batch = jax.vmap(encoder.apply, (None, 0))(params, xs)
+    for x, out in zip(xs, batch, strict=True):
+        np.testing.assert_allclose(encoder.apply(params, x), out, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(28, 30, 1), (784,)])
+def test_images_that_cannot_be_halved_twice_are_refused(shape):
+    with pytest.raises(ValueError, match="divisible by 4"):
+        NETWORKS["conv"]((8,), x_shape=shape, latent_dim=2, theta_dim=1)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_what_linen_calls_so(name):
+    x = jnp.linspace(-2, 2, 5)
+    assert jnp.array_equal(ACTIVATIONS[name](x), getattr(nn, name)(x))

@@ -1,0 +1,268 @@
+"""Observation models p(x | z): what the numbers that a decoder returns mean.
+
+A decoder returns `theta`, the shape of x with one more axis of `theta_dim` parameters. A
+`Likelihood` turns them into a log-probability of one example, a mean and a sample. Each
+one is a row of `LIKELIHOODS`; a new row inherits the conformance tests.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vae_jax.gaussian import LOG_2PI
+from vae_jax.types import Nats, PRNGKey
+
+Theta = Float[Array, "*x theta"]
+
+
+class Likelihood(NamedTuple):
+    """One observation model, as pure functions of one example.
+
+    Attributes:
+        log_prob: `(theta, x) -> nats`, summed over the dimensions of x.
+        mean: `theta -> E[x | theta]`, of x's shape.
+        sample: `(key, theta) -> x`.
+        theta_dim: parameters for each dimension of x.
+    """
+
+    log_prob: Callable[[Theta, Float[Array, "*x"]], Nats]
+    mean: Callable[[Theta], Float[Array, "*x"]]
+    sample: Callable[[PRNGKey, Theta], Float[Array, "*x"]]
+    theta_dim: int
+
+
+def bernoulli() -> Likelihood:
+    """Bernoulli, parameterised by its logit l.
+
+    log p(x) = x log sigmoid(l) + (1 - x) log sigmoid(-l)
+             = (x - 1/2) l - |l| / 2 - log(1 + exp(-|l|))
+
+    The last form is finite and accurate for every finite l, with the gradient x - sigmoid(l)
+    at l = 0 too. For x strictly between 0 and 1
+    (grey pixels) it is the usual cross-entropy, which is not a normalised density: see
+    `continuous_bernoulli`.
+
+    Returns:
+        The likelihood; x in {0, 1}, theta_dim 1.
+
+    Reference:
+        arXiv 1312.6114, appendix C.1, equation 11.
+    """
+
+    def mean(theta: Theta) -> Float[Array, "*x"]:
+        return jax.nn.sigmoid(theta[..., 0])
+
+    def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
+        return jax.random.bernoulli(key, mean(theta)).astype(theta.dtype)
+
+    return Likelihood(_summed(_cross_entropy), mean, sample, theta_dim=1)
+
+
+def continuous_bernoulli() -> Likelihood:
+    """Continuous Bernoulli: the density on [0, 1] proportional to exp(l x).
+
+    log p(x) = x l - log((exp(l) - 1) / l)
+
+    which is the Bernoulli's cross-entropy plus the log-normaliser
+    log C = log(2 arctanh(1 - 2 lambda) / (1 - 2 lambda)) = log(l / tanh(l / 2)),
+    lambda = sigmoid(l). At l = 0 (lambda = 1/2) both are 0 / 0, and a Taylor series in l
+    stands in: its error at |l| = 1/2 is under 1e-8.
+
+    Returns:
+        The likelihood; x in [0, 1], theta_dim 1.
+
+    Reference:
+        Loaiza-Ganem and Cunningham, The continuous Bernoulli (arXiv 1907.06845), section 3.
+    """
+
+    def away_from_zero(logits: Float[Array, "*x"]) -> tuple[Array, Float[Array, "*x"]]:
+        # Both branches of a `where` are differentiated, so the exact branch must not see 0.
+        near = jnp.abs(logits) < 0.5
+        return near, jnp.where(near, 1.0, logits)
+
+    def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        logits = theta[..., 0]
+        near, safe = away_from_zero(logits)
+        square = jnp.where(near, logits, 0.0) ** 2
+        terms = 31 / 90720 - square * 127 / 4838400
+        series = jnp.log(2.0) + square * (1 / 12 + square * (-7 / 1440 + square * terms))
+        exact = jnp.log(jnp.abs(safe)) - jnp.log(jnp.tanh(jnp.abs(safe) / 2))
+        return _cross_entropy(theta, x) + jnp.where(near, series, exact)
+
+    def mean(theta: Theta) -> Float[Array, "*x"]:
+        logits = theta[..., 0]
+        near, safe = away_from_zero(logits)
+        small = jnp.where(near, logits, 0.0)
+        series = 0.5 + small * (1 / 12 + small**2 * (-1 / 720 + small**2 / 30240))
+        return jnp.where(near, series, -1 / jnp.expm1(-safe) - 1 / safe)
+
+    def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
+        # Inverse of the distribution function for a negative logit, where exp cannot overflow,
+        # then mirrored. The floor stands in for the limit l = 0, the uniform distribution.
+        logits = theta[..., 0]
+        uniform = jax.random.uniform(key, logits.shape, logits.dtype)
+        rate = -jnp.maximum(jnp.abs(logits), 1e-6)
+        x = jnp.log1p(uniform * jnp.expm1(rate)) / rate
+        return jnp.where(logits > 0, 1 - x, x)
+
+    return Likelihood(_summed(log_prob), mean, sample, theta_dim=1)
+
+
+def gaussian(scale: float = 0.1) -> Likelihood:
+    """Gaussian with a fixed standard deviation; theta is the mean.
+
+    log p(x) = -1/2 sum_i [log 2 pi + 2 log scale + (x_i - theta_i)^2 / scale^2]
+
+    Args:
+        scale: the standard deviation, in the units of x. On one model it plays the part of
+            beta: beta = 2 scale^2 is the weight against a plain sum of squared errors.
+
+    Returns:
+        The likelihood; x real, theta_dim 1.
+
+    Raises:
+        ValueError: if scale is not a positive finite number.
+
+    Reference:
+        arXiv 1312.6114, appendix C.2, equation 12.
+    """
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"scale {scale}: a positive finite number is needed")
+
+    def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        return _log_normal(x - theta[..., 0], jnp.asarray(scale, x.dtype))
+
+    def mean(theta: Theta) -> Float[Array, "*x"]:
+        return theta[..., 0]
+
+    def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
+        return mean(theta) + scale * jax.random.normal(key, theta.shape[:-1], theta.dtype)
+
+    return Likelihood(_summed(log_prob), mean, sample, theta_dim=1)
+
+
+def gaussian_learned_scale(min_scale: float = 0.01) -> Likelihood:
+    """Gaussian whose mean and standard deviation both come from the decoder.
+
+    log p(x) = sum_i log N(x_i; theta_i0, s_i^2),  s_i = min_scale + softplus(theta_i1)
+
+    The floor is needed: on a pixel that never changes the density grows without limit as
+    its scale shrinks, and training would chase that pixel alone.
+
+    Args:
+        min_scale: the smallest standard deviation, in the units of x.
+
+    Returns:
+        The likelihood; x real, theta_dim 2.
+
+    Raises:
+        ValueError: if min_scale is not a positive finite number.
+
+    Reference:
+        arXiv 1312.6114, appendix C.2, equation 12.
+    """
+    if not 0 < min_scale < float("inf"):
+        raise ValueError(f"min_scale {min_scale}: a positive finite number is needed")
+
+    def scale(theta: Theta) -> Float[Array, "*x"]:
+        return min_scale + jax.nn.softplus(theta[..., 1])
+
+    def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        return _log_normal(x - theta[..., 0], scale(theta))
+
+    def mean(theta: Theta) -> Float[Array, "*x"]:
+        return theta[..., 0]
+
+    def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
+        noise = jax.random.normal(key, theta.shape[:-1], theta.dtype)
+        return mean(theta) + scale(theta) * noise
+
+    return Likelihood(_summed(log_prob), mean, sample, theta_dim=2)
+
+
+def discretized_logistic(levels: int = 256) -> Likelihood:
+    """Logistic distribution integrated over the bins of a `levels`-valued pixel.
+
+    P(x = k / (levels - 1)) = sigmoid(b) - sigmoid(a),  b, a = (x +- half a bin - mean) / s,
+    where the first bin reaches down to -infinity and the last up to +infinity, so that the
+    probabilities of all levels sum to one. The difference is taken in logs by the identity
+    sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which does not cancel.
+
+    Args:
+        levels: number of values a pixel can take.
+
+    Returns:
+        The likelihood; x on the grid {0, ..., levels - 1} / (levels - 1), theta_dim 2
+        (the mean on the scale of x, and log s).
+
+    Raises:
+        ValueError: if levels is under 2.
+
+    Reference:
+        Salimans et al., PixelCNN++ (arXiv 1701.05517), equation 2, with one component.
+    """
+    if levels < 2:
+        raise ValueError(f"levels {levels}: at least 2 are needed")
+    bin_width = 1 / (levels - 1)
+
+    def location_and_scale(theta: Theta) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
+        # Clipped before `exp`; a scale of e^-9 is a thirtieth of a bin, one of e^7 is flat.
+        return theta[..., 0], jnp.exp(jnp.clip(theta[..., 1], -9.0, 7.0))
+
+    def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        location, scale = location_and_scale(theta)
+        upper = jax.nn.log_sigmoid((x - location + bin_width / 2) / scale)
+        lower = jax.nn.log_sigmoid(-(x - location - bin_width / 2) / scale)
+        inside = jnp.log(-jnp.expm1(-bin_width / scale))
+        first = x < bin_width / 2
+        last = x > 1 - bin_width / 2
+        middle = upper + lower + inside
+        return jnp.where(first, upper, jnp.where(last, lower, middle))
+
+    def mean(theta: Theta) -> Float[Array, "*x"]:
+        # E[k] = sum over k >= 1 of P(pixel >= k).
+        location, scale = location_and_scale(theta)
+        edges = (jnp.arange(1, levels, dtype=theta.dtype) - 0.5) * bin_width
+        edges = edges.reshape(*(1,) * location.ndim, -1)
+        above = jax.nn.sigmoid((location[..., None] - edges) / scale[..., None])
+        return jnp.sum(above, axis=-1) * bin_width
+
+    def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
+        location, scale = location_and_scale(theta)
+        draw = location + scale * jax.random.logistic(key, location.shape, location.dtype)
+        return jnp.clip(jnp.round(draw / bin_width), 0, levels - 1) * bin_width
+
+    return Likelihood(_summed(log_prob), mean, sample, theta_dim=2)
+
+
+def _summed(
+    log_prob: Callable[[Theta, Float[Array, "*x"]], Float[Array, "*x"]],
+) -> Callable[[Theta, Float[Array, "*x"]], Nats]:
+    def total(theta: Theta, x: Float[Array, "*x"]) -> Nats:
+        # Flat, because XLA's CPU compiler sums over three image axes six times slower than
+        # over one.
+        return jnp.sum(log_prob(theta.reshape(-1, theta.shape[-1]), x.reshape(-1)))
+
+    return total
+
+
+def _cross_entropy(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
+    logits = theta[..., 0]
+    size = jnp.abs(logits)
+    return (x - 0.5) * logits - size / 2 - jnp.log1p(jnp.exp(-size))
+
+
+def _log_normal(residual: Float[Array, "*x"], scale: Float[Array, "..."]) -> Float[Array, "*x"]:
+    return -0.5 * (LOG_2PI + (residual / scale) ** 2) - jnp.log(scale)
+
+
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
+    "bernoulli": bernoulli,
+    "continuous_bernoulli": continuous_bernoulli,
+    "gaussian": gaussian,
+    "gaussian_learned_scale": gaussian_learned_scale,
+    "discretized_logistic": discretized_logistic,
+}

@@ -1,0 +1,169 @@
+"""A variational autoencoder as a bundle of pure functions, and its ELBO terms."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from vae_jax.gaussian import (
+    kl_to_standard_normal,
+    log_density,
+    reparameterize,
+    standard_log_density,
+)
+from vae_jax.likelihoods import Likelihood
+from vae_jax.types import ElboTerms, Nats, Normal, Params, PRNGKey
+
+# exp(log_var) and the KL stay finite in float32; no useful posterior comes near either end.
+LOG_VAR_RANGE = (-30.0, 20.0)
+
+
+@runtime_checkable
+class Module(Protocol):
+    """What the bundle asks of a network: linen's `init` and `apply`."""
+
+    def init(self, rngs: Any, *args: Any) -> Any:
+        """Draw the parameters."""
+        ...
+
+    def apply(self, variables: Any, *args: Any) -> Any:
+        """Run the network on one example."""
+        ...
+
+
+class VAE(NamedTuple):
+    """A variational autoencoder, as pure functions of one example.
+
+    Attributes:
+        init: `key -> params`.
+        encode: `(params, x) -> q(z | x)`.
+        decode: `(params, z) -> theta`, the parameters of p(x | z).
+        likelihood: what theta means.
+        latent_dim: dimensions of z.
+    """
+
+    init: Callable[[PRNGKey], Params]
+    encode: Callable[[Params, Float[Array, "*x"]], Normal]
+    decode: Callable[[Params, Float[Array, " latent"]], Float[Array, "*x theta"]]
+    likelihood: Likelihood
+    latent_dim: int
+
+
+def make_vae(
+    encoder: Module,
+    decoder: Module,
+    likelihood: Likelihood,
+    *,
+    x_shape: Sequence[int],
+    latent_dim: int,
+) -> VAE:
+    """Bundle two networks and a likelihood into a VAE with the prior N(0, I).
+
+    Args:
+        encoder: a linen module from x to `2 * latent_dim` numbers, means then log-variances.
+        decoder: a linen module from z to theta.
+        likelihood: the observation model that theta parameterises.
+        x_shape: shape of one example.
+        latent_dim: dimensions of z.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        ValueError: if latent_dim is under 1, or a network returns another shape.
+    """
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim {latent_dim}: at least 1 is needed")
+
+    def init(key: PRNGKey) -> Params:
+        key_encoder, key_decoder = jax.random.split(key)
+        return {
+            "encoder": encoder.init(key_encoder, jnp.zeros(x_shape)),
+            "decoder": decoder.init(key_decoder, jnp.zeros(latent_dim)),
+        }
+
+    def encode(params: Params, x: Float[Array, "*x"]) -> Normal:
+        mean, log_var = jnp.split(encoder.apply(params["encoder"], x), 2)
+        # Clipped here, once, so that the sample and the KL speak of the same distribution.
+        return Normal(mean, jnp.clip(log_var, *LOG_VAR_RANGE))
+
+    def decode(params: Params, z: Float[Array, " latent"]) -> Float[Array, "*x theta"]:
+        return decoder.apply(params["decoder"], z)
+
+    vae = VAE(init, encode, decode, likelihood, latent_dim)
+    _check_shapes(vae, tuple(x_shape))
+    return vae
+
+
+def _check_shapes(vae: VAE, x_shape: tuple[int, ...]) -> None:
+    """Trace the bundle without computing anything, and compare the shapes."""
+    params = jax.eval_shape(vae.init, jax.random.key(0))
+    q = jax.eval_shape(vae.encode, params, jnp.zeros(x_shape))
+    theta = jax.eval_shape(vae.decode, params, jnp.zeros(vae.latent_dim))
+    for name, got, wanted in (
+        ("encoder: mean", q.mean.shape, (vae.latent_dim,)),
+        ("decoder: theta", theta.shape, (*x_shape, vae.likelihood.theta_dim)),
+    ):
+        if got != wanted:
+            raise ValueError(f"{name} has shape {got}, {wanted} is needed")
+
+
+def elbo_terms(vae: VAE, params: Params, key: PRNGKey, x: Float[Array, "*x"]) -> ElboTerms:
+    """The terms of the ELBO for one example and one sample of its posterior.
+
+    ELBO = E_q(z | x)[log p(x | z)] - KL(q(z | x) || p(z)), the expectation by one sample of
+    z and the KL exactly.
+
+    Args:
+        vae: the model.
+        params: its parameters.
+        key: the key of the sample.
+        x: one example.
+
+    Returns:
+        The terms, in nats; `log_lik - sum(kl_per_dim)` is the ELBO.
+
+    Reference:
+        arXiv 1312.6114, equation 7 (the estimator with the analytic KL).
+    """
+    q = vae.encode(params, x)
+    z = reparameterize(key, q)
+    return _terms(vae.likelihood.log_prob(vae.decode(params, z), x), q, z)
+
+
+def _terms(log_lik: Nats, q: Normal, z: Float[Array, " latent"]) -> ElboTerms:
+    return ElboTerms(
+        log_lik=log_lik,
+        kl_per_dim=kl_to_standard_normal(q),
+        log_prior=standard_log_density(z),
+        log_posterior=log_density(q, z),
+        z=z,
+        q=q,
+    )
+
+
+def batch_elbo_terms(
+    vae: VAE, params: Params, keys: Key[Array, "batch samples"], xs: Float[Array, "batch *x"]
+) -> ElboTerms:
+    """`elbo_terms` of every example and sample: the one place that maps over examples.
+
+    An example is encoded once, whatever the number of samples.
+
+    Args:
+        vae: the model.
+        params: its parameters.
+        keys: the key of each sample of each example.
+        xs: the examples.
+
+    Returns:
+        The terms with leading axes `[batch, samples]`.
+    """
+    qs = jax.vmap(vae.encode, (None, 0))(params, xs)
+    zs = jax.vmap(jax.vmap(reparameterize, (0, None)))(keys, qs)
+    # Decoded over one flat axis: two nested ones cost a transpose in every weight gradient.
+    flat = jax.vmap(vae.decode, (None, 0))(params, zs.reshape(-1, vae.latent_dim))
+    thetas = flat.reshape(*keys.shape, *flat.shape[1:])
+    log_lik = jax.vmap(jax.vmap(vae.likelihood.log_prob, (0, None)))(thetas, xs)
+    return jax.vmap(jax.vmap(_terms, (0, None, 0)))(log_lik, qs, zs)

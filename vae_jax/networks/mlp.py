@@ -1,0 +1,54 @@
+"""Fully connected encoder and decoder."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+class MLPEncoder(nn.Module):
+    """x -> the mean and log-variance of q(z | x), side by side.
+
+    Attributes:
+        hidden: widths of the hidden layers; an empty sequence makes the encoder linear.
+        latent_dim: dimensions of z.
+        activation: between layers.
+    """
+
+    hidden: Sequence[int]
+    latent_dim: int
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*x"]) -> Float[Array, " two_latent"]:
+        """Encode one example, flattened."""
+        h = x.reshape(-1)
+        for width in self.hidden:
+            h = self.activation(nn.Dense(width)(h))
+        return nn.Dense(2 * self.latent_dim)(h)
+
+
+class MLPDecoder(nn.Module):
+    """z -> theta, the parameters of p(x | z).
+
+    Attributes:
+        hidden: widths of the hidden layers, from the latent side.
+        theta_shape: shape of theta: that of x and the likelihood's parameters.
+        activation: between layers.
+    """
+
+    hidden: Sequence[int]
+    theta_shape: Sequence[int]
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, z: Float[Array, " latent"]) -> Float[Array, "*x theta"]:
+        """Decode one latent vector."""
+        h = z
+        for width in self.hidden:
+            h = self.activation(nn.Dense(width)(h))
+        return nn.Dense(math.prod(self.theta_shape))(h).reshape(self.theta_shape)

@@ -1,0 +1,168 @@
+"""Training: the state, one step, and one epoch as a single `lax.scan`."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Num, PyTree
+
+from vae_jax.model import VAE, batch_elbo_terms
+from vae_jax.objectives import Objective
+from vae_jax.preprocess import Preprocess, intensities
+from vae_jax.types import Hyper, Params, PRNGKey, Scalar
+
+OptimizerOf = Callable[[Scalar], optax.GradientTransformation]
+Metrics = dict[str, Float[Array, "..."]]
+
+OPTIMIZERS: dict[str, OptimizerOf] = {
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "adagrad": optax.adagrad,
+    "adamax": optax.adamax,
+    "rmsprop": optax.rmsprop,
+    "sgd": optax.sgd,
+}
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs, and arrays only: it checkpoints and vmaps as it is.
+
+    Attributes:
+        params: parameters of the model.
+        opt_state: state of the optimiser.
+        step: optimiser steps taken.
+        root_key: the run's one key; every other is derived from it and `step`.
+        alive: False once a loss or a parameter stopped being finite; the state is then
+            the last good one and does not change any more.
+    """
+
+    params: Params
+    opt_state: PyTree
+    step: Int[Array, ""]
+    root_key: PRNGKey
+    alive: Bool[Array, ""]
+
+
+class Trainer(NamedTuple):
+    """The functions that train one model, compiled.
+
+    Attributes:
+        init: `(key, hyper) -> state`.
+        step: `(state, hyper, batch) -> (state, metrics)`, for a batch as it is stored.
+            The state's buffers are donated.
+        epoch: `(state, hyper, data) -> (state, metrics)`, over a shuffled pass through the
+            stored data, the remainder that fills no batch left out. The state's buffers
+            are donated.
+    """
+
+    init: Callable[[PRNGKey, Hyper], TrainState]
+    step: Callable[[TrainState, Hyper, Num[Array, "batch *x"]], tuple[TrainState, Metrics]]
+    epoch: Callable[[TrainState, Hyper, Num[Array, "n *x"]], tuple[TrainState, Metrics]]
+
+
+def make_trainer(
+    vae: VAE,
+    objective: Objective,
+    *,
+    batch_size: int,
+    optimizer: OptimizerOf = optax.adam,
+    preprocess: Preprocess = intensities,
+) -> Trainer:
+    """Build the training functions of one model.
+
+    Args:
+        vae: the model.
+        objective: the bound to maximise.
+        batch_size: examples in a minibatch.
+        optimizer: from a learning rate to an optax optimiser, a value of `OPTIMIZERS`.
+        preprocess: from one stored example to x.
+
+    Returns:
+        The compiled functions. The metrics are nats per example: `loss` (the negative
+        bound), `elbo` (always unweighted), `log_lik`, `kl`, and what the objective
+        scheduled. An epoch's are averages over its steps, with `first_bad_step`: the first
+        step of the epoch whose loss was not finite, or the number of steps.
+
+    Raises:
+        ValueError: if the batch size is under 1; when an epoch is run, if it is larger
+            than the data.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
+
+    def init_state(key: PRNGKey, hyper: Hyper) -> TrainState:
+        params = vae.init(_keys(key).init)
+        return TrainState(
+            params=params,
+            opt_state=optimizer(hyper.learning_rate).init(params),
+            step=jnp.zeros((), jnp.int32),
+            root_key=key,
+            alive=jnp.ones((), bool),
+        )
+
+    def train_step(
+        state: TrainState, hyper: Hyper, batch: Num[Array, "batch *x"]
+    ) -> tuple[TrainState, Metrics]:
+        key_step = jax.random.fold_in(_keys(state.root_key).steps, state.step)
+        key_preprocess, key_latent = jax.random.split(key_step)
+        xs = jax.vmap(preprocess)(jax.random.split(key_preprocess, len(batch)), batch)
+        keys_latent = jax.random.split(key_latent, (len(batch), objective.num_samples))
+
+        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
+            terms = batch_elbo_terms(vae, params, keys_latent, xs)
+            bound, aux = objective.bound(terms, hyper, state.step)
+            log_lik = jnp.mean(terms.log_lik)
+            kl = jnp.mean(jnp.sum(terms.kl_per_dim, axis=-1))
+            metrics = {"loss": -bound, "elbo": log_lik - kl, "log_lik": log_lik, "kl": kl}
+            return -bound, metrics | aux
+
+        grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer(hyper.learning_rate).update(
+            grads, state.opt_state, state.params
+        )
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
+
+    def train_epoch(
+        state: TrainState, hyper: Hyper, data: Num[Array, "n *x"]
+    ) -> tuple[TrainState, Metrics]:
+        num_steps = len(data) // batch_size
+        if num_steps == 0:
+            raise ValueError(f"batch_size {batch_size}: more than the {len(data)} examples")
+        key_epoch = jax.random.fold_in(_keys(state.root_key).shuffle, state.step // num_steps)
+        order = jax.random.permutation(key_epoch, len(data))
+        batches = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+        def body(state: TrainState, batch: Int[Array, " batch"]) -> tuple[TrainState, Metrics]:
+            return train_step(state, hyper, data[batch])
+
+        after, trace = jax.lax.scan(body, state, batches)
+        # A NaN stays in the model that made it, so one look at the end of the epoch is enough.
+        finite = jnp.isfinite(trace["loss"])
+        good = state.alive & jnp.all(finite) & _all_finite(after.params)
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+        metrics = jax.tree.map(jnp.mean, trace)
+        metrics["first_bad_step"] = jnp.where(jnp.all(finite), num_steps, jnp.argmin(finite))
+        return kept._replace(alive=good), metrics
+
+    return Trainer(
+        init=jax.jit(init_state),
+        step=jax.jit(train_step, donate_argnums=0),
+        epoch=jax.jit(train_epoch, donate_argnums=0),
+    )
+
+
+class _Keys(NamedTuple):
+    init: PRNGKey
+    shuffle: PRNGKey
+    steps: PRNGKey
+
+
+def _keys(root_key: PRNGKey) -> _Keys:
+    return _Keys(*jax.random.split(root_key, 3))
+
+
+def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -1,0 +1,71 @@
+"""The array aliases and named tuples that every other module shares.
+
+Shapes are written with jaxtyping: `" latent"` is one axis called latent, `"*x"` is the
+shape of one example (an image, a row of a table), `""` is a scalar. A plural name carries
+a leading axis: `x` is one example, `xs` a batch.
+"""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+Params = PyTree[Float[Array, "..."]]
+PRNGKey = Key[Array, ""]
+Nats = Float[Array, ""]
+Scalar = Float[Array, ""] | float
+Step = Int[Array, ""] | int
+
+
+class Normal(NamedTuple):
+    """A diagonal normal distribution N(mean, diag(exp(log_var)))."""
+
+    mean: Float[Array, "*axes latent"]
+    log_var: Float[Array, "*axes latent"]
+
+
+class ElboTerms(NamedTuple):
+    """Everything an objective may need of one example and one sample of its posterior.
+
+    Objectives receive these with two leading axes, `[batch, samples]`, so that a bound may
+    look along either of them: the importance-weighted bound needs the samples,
+    the total-correlation penalty the batch.
+
+    Attributes:
+        log_lik: log p(x | z), nats, summed over the dimensions of x.
+        kl_per_dim: the exact KL(q(z_j | x) || p(z_j)), nats, for each latent dimension.
+        log_prior: log p(z), nats.
+        log_posterior: log q(z | x), nats.
+        z: the sample of q(z | x).
+        q: the posterior that z was drawn from.
+    """
+
+    log_lik: Float[Array, "*axes"]
+    kl_per_dim: Float[Array, "*axes latent"]
+    log_prior: Float[Array, "*axes"]
+    log_posterior: Float[Array, "*axes"]
+    z: Float[Array, "*axes latent"]
+    q: Normal
+
+
+class Hyper(NamedTuple):
+    """The numbers that may be swept: traced scalars, so that changing one recompiles nothing.
+
+    Attributes:
+        beta: weight of the KL term, a KL in nats per example.
+        learning_rate: step size of the optimiser.
+        warmup_steps: optimiser steps over which the KL weight rises from 0 to beta.
+        cycle_steps: optimiser steps in one period of the cyclical schedule.
+        capacity: the KL, in nats, that the capacity objective rises to.
+        capacity_steps: optimiser steps over which it rises.
+        gamma: weight of |KL - capacity|.
+        free_bits: nats of KL in each latent dimension that cost nothing.
+    """
+
+    beta: Scalar = 1.0
+    learning_rate: Scalar = 1e-3
+    warmup_steps: Scalar = 1.0
+    cycle_steps: Scalar = 1.0
+    capacity: Scalar = 0.0
+    capacity_steps: Scalar = 1.0
+    gamma: Scalar = 1.0
+    free_bits: Scalar = 0.0
