@@ -1,0 +1,35 @@
+"""Figures: arrays in, a `matplotlib.figure.Figure` out.
+
+No function here sees a model, and none touches `pyplot` or the caller's rcParams: every
+figure is drawn, and saved, under Matplotlib's defaults plus one style, so that the same arrays
+give the same file on every desk. Latent dimensions are counted from 1, as z1, z2, ...
+"""
+
+from vae_jax.figures.charts import kl_per_dimension, latent_scatter, loss_curves
+from vae_jax.figures.pictures import (
+    inverse_cdf_grid,
+    manifold,
+    mosaic,
+    reconstructions,
+    samples,
+    traversals,
+)
+from vae_jax.figures.style import BLUE, CLASS_COLORS, DPI, GREY, VERMILION, save
+
+__all__ = [
+    "BLUE",
+    "CLASS_COLORS",
+    "DPI",
+    "GREY",
+    "VERMILION",
+    "inverse_cdf_grid",
+    "kl_per_dimension",
+    "latent_scatter",
+    "loss_curves",
+    "manifold",
+    "mosaic",
+    "reconstructions",
+    "samples",
+    "save",
+    "traversals",
+]
