@@ -17,7 +17,12 @@ Step = Int[Array, ""] | int
 
 
 class Normal(NamedTuple):
-    """A diagonal normal distribution N(mean, diag(exp(log_var)))."""
+    """A diagonal normal distribution N(mean, diag(exp(log_var))).
+
+    Attributes:
+        mean: of each latent dimension.
+        log_var: logarithm of the variance of each.
+    """
 
     mean: Float[Array, "*axes latent"]
     log_var: Float[Array, "*axes latent"]

@@ -1,0 +1,183 @@
+"""The figures of a model of images, from its parameters."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from experiments._train import Trained, snapshot_epochs
+from vae_jax.data import ImageData
+from vae_jax.evaluation import ElboEstimate
+from vae_jax.model import VAE
+from vae_jax.preprocess import Preprocess
+from vae_jax.types import Params
+
+MANIFOLD_SIDE = 20
+SAMPLES = 100
+TRAVERSAL = np.linspace(-3.0, 3.0, 11)
+# Images that are encoded or decoded at once.
+CHUNK = 1000
+# One fixed key for every picture, so that those of different models can be compared.
+PICTURE_SEED = 0
+
+
+class ImagePictures(NamedTuple):
+    """What is needed to draw a model.
+
+    Attributes:
+        vae: the model.
+        preprocess: from a stored image to x.
+        images: the data set.
+    """
+
+    vae: VAE
+    preprocess: Preprocess
+    images: ImageData
+
+    def reconstruct(self, params: Params) -> Float[Array, "n height width channels"]:
+        """The first test image of each class, encoded and decoded by the means of q and p."""
+        return _decode(self.vae, params, _encode(self.vae, params, self.originals())[0])
+
+    def originals(self) -> Float[Array, "n height width channels"]:
+        """The first test image of each class, as the model sees it."""
+        labels = self.images.test_labels
+        first = [int(np.argmax(labels == label)) for label in np.unique(labels)]
+        return self._prepared(self.images.test_images[first])
+
+    def draw(self, result: Trained, final: ElboEstimate, folder: Path, *, title: str) -> None:
+        """Draw every figure of a member, each with the arrays behind it.
+
+        Args:
+            result: the member, trained.
+            final: its evaluation on the test split.
+            folder: where the figures go.
+            title: what was trained.
+        """
+        # Here, not above: Matplotlib is not needed before training ends.
+        from vae_jax import figures
+
+        params, latent_dim = result.state.params, self.vae.latent_dim
+        kl = np.asarray(final.kl_per_dim)
+        save = figures.save
+
+        epochs, train, test = _curves(result)
+        save(
+            figures.loss_curves(epochs, train, test, title=title),
+            folder / "loss_curves.png",
+            epochs=epochs,
+            **{f"train_{name}": values for name, values in train.items()},
+            **{f"test_{name}": values for name, values in test.items()},
+        )
+
+        shown = [e for e in snapshot_epochs(int(epochs[-1])) if e in result.snapshots]
+        originals = np.asarray(self.originals())
+        strips = np.stack([result.snapshots[epoch] for epoch in shown])
+        save(
+            figures.reconstructions(originals, strips, np.array(shown), title=title),
+            folder / "reconstructions.png",
+            originals=originals,
+            reconstructions=strips,
+            epochs=np.array(shown),
+        )
+
+        key = jax.random.key(PICTURE_SEED)
+        samples = self._decode(params, jax.random.normal(key, (SAMPLES, latent_dim)))
+        save(figures.samples(samples, title=title), folder / "samples.png", samples=samples)
+
+        save(figures.kl_per_dimension(kl, title=title), folder / "kl_per_dimension.png", kl=kl)
+
+        # The two dimensions that carry most; in order, so that a 2-D latent is z1 and z2.
+        widest = np.sort(np.argsort(-kl, kind="stable")[:2])
+        names = (f"z{widest[0] + 1}", f"z{widest[-1] + 1}")
+        means, log_vars = _encode(self.vae, params, self._prepared(self.images.test_images))
+        if latent_dim == 1:
+            points = np.stack([means[:, 0], np.exp(log_vars[:, 0] / 2)], axis=1)
+            axis_names = ("mean of z1", "standard deviation of z1")
+        else:
+            points, axis_names = np.asarray(means)[:, widest], names
+        save(
+            figures.latent_scatter(
+                points,
+                self.images.test_labels,
+                self.images.class_names,
+                title=title,
+                axis_names=axis_names,
+            ),
+            folder / "latent_scatter.png",
+            means=np.asarray(means),
+            log_vars=np.asarray(log_vars),
+            labels=self.images.test_labels,
+        )
+
+        if latent_dim > 1:
+            side = figures.inverse_cdf_grid(MANIFOLD_SIDE)
+            zs = np.zeros((MANIFOLD_SIDE, MANIFOLD_SIDE, latent_dim), np.float32)
+            zs[..., widest[0]] = side[None, :]
+            zs[..., widest[1]] = side[:, None]
+            grid = self._decode(params, zs.reshape(-1, latent_dim))
+            grid = grid.reshape(MANIFOLD_SIDE, MANIFOLD_SIDE, *grid.shape[1:])
+            save(
+                figures.manifold(grid, side, side, title=title, axis_names=names),
+                folder / "manifold.png",
+                images=grid,
+                z1=side,
+                z2=side,
+            )
+        if latent_dim != 2:
+            zs = np.zeros((latent_dim, len(TRAVERSAL), latent_dim), np.float32)
+            zs[np.arange(latent_dim), :, np.arange(latent_dim)] = TRAVERSAL
+            rows = self._decode(params, zs.reshape(-1, latent_dim))
+            rows = rows.reshape(latent_dim, len(TRAVERSAL), *rows.shape[1:])
+            save(
+                figures.traversals(rows, TRAVERSAL, np.arange(latent_dim), title=title, kl=kl),
+                folder / "traversals.png",
+                images=rows,
+                values=TRAVERSAL,
+            )
+
+    def _prepared(self, stored: np.ndarray) -> Float[Array, "n height width channels"]:
+        keys = jax.random.split(jax.random.key(PICTURE_SEED), len(stored))
+        return jax.vmap(self.preprocess)(keys, jnp.asarray(stored))
+
+    def _decode(self, params: Params, zs: np.ndarray | Array) -> np.ndarray:
+        return np.asarray(_decode(self.vae, params, jnp.asarray(zs)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _encode(
+    vae: VAE, params: Params, xs: Float[Array, "n height width channels"]
+) -> tuple[Float[Array, "n latent"], Float[Array, "n latent"]]:
+    q = jax.lax.map(lambda x: vae.encode(params, x), xs, batch_size=CHUNK)
+    return q.mean, q.log_var
+
+
+@partial(jax.jit, static_argnums=0)
+def _decode(
+    vae: VAE, params: Params, zs: Float[Array, "n latent"]
+) -> Float[Array, "n height width channels"]:
+    """Means of p(x | z) on [0, 1]; a Gaussian's mean may lie outside and is clipped."""
+
+    def mean(z: Float[Array, " latent"]) -> Float[Array, "height width channels"]:
+        return jnp.clip(vae.likelihood.mean(vae.decode(params, z)), 0.0, 1.0)
+
+    return jax.lax.map(mean, zs, batch_size=CHUNK)
+
+
+def _curves(
+    result: Trained,
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Epochs, and the training and test metrics at each, as bounds (not costs), in nats."""
+    columns = {"elbo": "neg_elbo", "log_lik": "reconstruction", "kl": "kl"}
+    signs = {"elbo": -1.0, "log_lik": -1.0, "kl": 1.0}
+
+    def side(split: str) -> dict[str, np.ndarray]:
+        return {
+            name: signs[name] * np.array([row[f"{split}_{column}"] for row in result.rows])
+            for name, column in columns.items()
+        }
+
+    return np.array([row["epoch"] for row in result.rows]), side("train"), side("test")

@@ -1,0 +1,330 @@
+"""What every experiment shares: its command line, its results folder and its provenance.
+
+A run leaves `results/<experiment>/<run>/` with `config.json`, `metrics.csv`,
+`summary.json`, `figures/`, `checkpoints/` and `provenance.json`.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import itertools
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+# Settings that say where or for how long, not what is trained: a resumed run may change them.
+NOT_THE_MODEL = {
+    "epochs",
+    "output_dir",
+    "data_dir",
+    "name",
+    "overwrite",
+    "resume",
+    "checkpoint_every",
+}
+
+
+class UsageError(ValueError):
+    """Something the user asked for cannot be had; the message is one line."""
+
+
+class Interrupted(Exception):
+    """The user stopped the run; the message says how to go on."""
+
+
+def main(config_type: type[Config], run: Callable[[Config], None], prog: str) -> None:
+    """Parse the command line, run the experiment, and turn errors into exit codes.
+
+    Args:
+        config_type: a frozen dataclass; its fields are the flags, its docstrings the help.
+        run: the experiment.
+        prog: how the experiment is called, `python -m experiments.mnist`.
+    """
+    try:
+        config = parse(config_type, prog)
+        enable_compilation_cache()
+        run(config)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        print("stopped; nothing since the last checkpoint was kept", file=sys.stderr)
+        raise SystemExit(130) from None
+    except ValueError as error:
+        # The library's own errors are one line for the user; any other is a bug, and its
+        # traceback is what we want to see.
+        from vae_jax.checkpoint import CheckpointError
+        from vae_jax.data import DataError
+
+        if not isinstance(error, UsageError | CheckpointError | DataError):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def parse(config_type: type[Config], prog: str) -> Config:
+    """The command line as a dataclass, by tyro.
+
+    Raises:
+        UsageError: one line, where tyro would draw a box.
+    """
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code != 2:
+            raise
+        raise UsageError(_unboxed(said.getvalue())) from None
+
+
+def _unboxed(box: str) -> str:
+    """The message inside a box of tyro's, between its first two rules.
+
+    The first is the line with the title, or where the output is not UTF-8 the one after it.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
+    below = itertools.dropwhile(_is_rule, lines)
+    message = itertools.takewhile(lambda line: not _is_rule(line), below)
+    return " ".join(message) + "; --help lists what is allowed"
+
+
+def _is_rule(line: str) -> bool:
+    return not line.strip("─- ")
+
+
+def cache_dir() -> Path:
+    """Where data sets and compiled programs are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_jax"
+
+
+def enable_compilation_cache() -> None:
+    """Let the next run of the same program skip XLA, unless the user has set a cache."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def check(condition: bool, flag: str, value: object, allowed: str) -> None:
+    """Refuse a setting in one line that names its value and what is allowed.
+
+    Raises:
+        UsageError: if the condition does not hold.
+    """
+    if not condition:
+        raise UsageError(f"{flag} {value}: {allowed}")
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is finite as a float32, the type that models compute in."""
+    return abs(value) <= 3.4028234663852886e38
+
+
+def check_members(flag: str, values: Sequence[float], allowed: str, low: float) -> None:
+    """Refuse an empty, repeated, too small or non-finite swept setting.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    check(len(values) > 0, flag, "(nothing)", "at least one value is needed")
+    for value in values:
+        check(is_finite(value) and value >= low, flag, value, allowed)
+        check(list(values).count(value) == 1, flag, value, "given twice; members must differ")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.figures = path / "figures"
+        self.checkpoints = path / "checkpoints"
+        self._started = time.monotonic()
+
+    @staticmethod
+    def at(output_dir: Path, experiment: str, name: str) -> "RunFolder":
+        """The folder `output_dir/experiment/name`.
+
+        Raises:
+            UsageError: if the name is not a plain folder name.
+        """
+        allowed = "a name of at most 120 letters, digits, '.', '_', '+', '-' is needed, no path"
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,119}", name) is not None
+        check(plain, "--name", repr(name), allowed)
+        return RunFolder(output_dir / experiment / name)
+
+    def check_free(self, *, overwrite: bool, resume: bool) -> None:
+        """Refuse to start over an earlier run, or to resume none; changes nothing.
+
+        Raises:
+            UsageError: saying which flag is missing or too much.
+        """
+        check(not (overwrite and resume), "--overwrite", "--resume", "only one of the two")
+        exists = self.path.exists()
+        is_run = (self.path / "config.json").is_file()
+        if exists and not self.path.is_dir():
+            raise UsageError(f"{self.path}: a file is in the way of the run's folder")
+        if resume and not is_run:
+            raise UsageError(f"{self.path}: there is no run to resume")
+        if exists and not (overwrite or resume):
+            raise UsageError(
+                f"{self.path}: this run exists; --resume continues it, --overwrite replaces it, "
+                "--name gives the new one another name"
+            )
+        if overwrite and exists and not is_run and any(self.path.iterdir()):
+            raise UsageError(f"{self.path}: not a run (no config.json), so it is not overwritten")
+
+    def check_same_model(self, config: Any) -> None:
+        """Refuse to resume a run with other settings than it was started with.
+
+        Raises:
+            UsageError: naming the first difference.
+        """
+        saved = self.read_json("config.json")
+        now = as_json(config)
+        for key in sorted((saved.keys() | now.keys()) - NOT_THE_MODEL):
+            if saved.get(key) != now.get(key):
+                flag = "--" + key.replace("_", "-")
+                raise UsageError(
+                    f"{flag} {now.get(key)}: the run to resume was started with {saved.get(key)}"
+                )
+
+    def create(self, config: Any, *, overwrite: bool) -> None:
+        """Make the folder, empty but for `config.json`; the first thing a run writes.
+
+        Raises:
+            UsageError: if it cannot be written.
+        """
+        try:
+            if overwrite and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_json("config.json", as_json(config))
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UsageError(f"--output-dir {self.path}: cannot be written ({reason})") from None
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file whole or not at all; a number that is not finite becomes null."""
+        self._replace(name, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON object.
+
+        Raises:
+            UsageError: if the file is missing or damaged.
+        """
+        try:
+            value = json.loads((self.path / name).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.path / name}: cannot be read ({error})") from None
+        if not isinstance(value, dict):
+            raise UsageError(f"{self.path / name}: a JSON object is needed")
+        return value
+
+    def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a CSV file whole or not at all; the first row names the columns."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self._replace(name, text.getvalue())
+
+    def read_rows(self, name: str) -> list[dict[str, str]]:
+        """Read a CSV file; an absent one has no rows."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def write_provenance(self, data: Mapping[str, Any]) -> None:
+        """Write down what made the results: command, code, versions, machine, data, time."""
+        import jax
+
+        self.write_json(
+            "provenance.json",
+            {
+                "command": shlex.join(["python", "-m", module_name(), *sys.argv[1:]]),
+                "commit": _commit(),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "wall_time_seconds": round(time.monotonic() - self._started, 1),
+                "versions": {"python": platform.python_version(), **_versions()},
+                "devices": [str(device.device_kind) for device in jax.devices()],
+                "cpu_count": os.cpu_count(),
+                "NPROC": os.environ.get("NPROC"),
+                "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
+                "data": dict(data),
+            },
+        )
+
+    def _replace(self, name: str, text: str) -> None:
+        temporary = self.path / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(self.path / name)
+
+
+def as_json(config: Any) -> dict[str, Any]:
+    """A dataclass as what JSON gives back: tuples as lists, paths as text."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def module_name() -> str:
+    """The module that is being run, `experiments.mnist`."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec is not None else Path(sys.argv[0]).stem
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files differ from it; None outside a checkout."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", "vae_jax", "experiments")
+        return git("rev-parse", "HEAD") + ("-modified" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _versions() -> dict[str, str]:
+    names: Iterable[str] = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
