@@ -11,18 +11,19 @@ from jaxtyping import Array, Float
 
 from experiments._train import Trained, snapshot_epochs
 from vae_jax.data import ImageData
-from vae_jax.evaluation import ElboEstimate
+from vae_jax.evaluation import ACTIVE_KL, ElboEstimate
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
-from vae_jax.types import Params
+from vae_jax.types import Params, PRNGKey
 
 MANIFOLD_SIDE = 20
 SAMPLES = 100
 TRAVERSAL = np.linspace(-3.0, 3.0, 11)
 # Images that are encoded or decoded at once.
 CHUNK = 1000
-# One fixed key for every picture, so that those of different models can be compared.
-PICTURE_SEED = 0
+# One fixed key for every picture, so that those of different models can be compared; the
+# seed is one that --seed does not take.
+PICTURE_SEED = 2**31 + 1
 
 
 class ImagePictures(NamedTuple):
@@ -84,11 +85,15 @@ class ImagePictures(NamedTuple):
             epochs=np.array(shown),
         )
 
-        key = jax.random.key(PICTURE_SEED)
-        samples = self._decode(params, jax.random.normal(key, (SAMPLES, latent_dim)))
+        prior = jax.random.normal(_keys().prior, (SAMPLES, latent_dim))
+        samples = self._decode(params, prior)
         save(figures.samples(samples, title=title), folder / "samples.png", samples=samples)
 
-        save(figures.kl_per_dimension(kl, title=title), folder / "kl_per_dimension.png", kl=kl)
+        save(
+            figures.kl_per_dimension(kl, title=title, threshold=ACTIVE_KL),
+            folder / "kl_per_dimension.png",
+            kl=kl,
+        )
 
         # The two dimensions that carry most; in order, so that a 2-D latent is z1 and z2.
         widest = np.sort(np.argsort(-kl, kind="stable")[:2])
@@ -124,8 +129,8 @@ class ImagePictures(NamedTuple):
                 figures.manifold(grid, side, side, title=title, axis_names=names),
                 folder / "manifold.png",
                 images=grid,
-                z1=side,
-                z2=side,
+                values=side,
+                dims=widest,
             )
         if latent_dim != 2:
             zs = np.zeros((latent_dim, len(TRAVERSAL), latent_dim), np.float32)
@@ -140,11 +145,20 @@ class ImagePictures(NamedTuple):
             )
 
     def _prepared(self, stored: np.ndarray) -> Float[Array, "n height width channels"]:
-        keys = jax.random.split(jax.random.key(PICTURE_SEED), len(stored))
+        keys = jax.random.split(_keys().preprocess, len(stored))
         return jax.vmap(self.preprocess)(keys, jnp.asarray(stored))
 
     def _decode(self, params: Params, zs: np.ndarray | Array) -> np.ndarray:
         return np.asarray(_decode(self.vae, params, jnp.asarray(zs)))
+
+
+class _Keys(NamedTuple):
+    prior: PRNGKey
+    preprocess: PRNGKey
+
+
+def _keys() -> _Keys:
+    return _Keys(*jax.random.split(jax.random.key(PICTURE_SEED)))
 
 
 @partial(jax.jit, static_argnums=0)

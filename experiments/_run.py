@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,6 +65,11 @@ def main(config_type: type[Config], run: Callable[[Config], None], prog: str) ->
     except KeyboardInterrupt:
         print("stopped; nothing since the last checkpoint was kept", file=sys.stderr)
         raise SystemExit(130) from None
+    except OSError as error:
+        # A full or vanished disk in mid-run: earlier checkpoints stay good.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or type(error).__name__}", file=sys.stderr)
+        raise SystemExit(1) from None
     except ValueError as error:
         # The library's own errors are one line for the user; any other is a bug, and its
         # traceback is what we want to see.
@@ -110,17 +115,14 @@ def _is_rule(line: str) -> bool:
     return not line.strip("─- ")
 
 
-def cache_dir() -> Path:
-    """Where data sets and compiled programs are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_jax"
-
-
 def enable_compilation_cache() -> None:
     """Let the next run of the same program skip XLA, unless the user has set a cache."""
     import jax
 
+    from vae_jax.data import default_cache_dir
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(default_cache_dir().parent / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
@@ -137,6 +139,11 @@ def check(condition: bool, flag: str, value: object, allowed: str) -> None:
 def is_finite(value: float) -> bool:
     """Whether a number is finite as a float32, the type that models compute in."""
     return abs(value) <= 3.4028234663852886e38
+
+
+def flag_of(field: str) -> str:
+    """The command line's name for a field."""
+    return "--" + field.replace("_", "-")
 
 
 def check_members(flag: str, values: Sequence[float], allowed: str, low: float) -> None:
@@ -183,18 +190,20 @@ class RunFolder:
             UsageError: saying which flag is missing or too much.
         """
         check(not (overwrite and resume), "--overwrite", "--resume", "only one of the two")
-        exists = self.path.exists()
-        is_run = (self.path / "config.json").is_file()
-        if exists and not self.path.is_dir():
+        with self._usable():
+            exists, is_folder = self.path.exists(), self.path.is_dir()
+            is_run = (self.path / "config.json").is_file()
+            is_empty = not is_folder or not any(self.path.iterdir())
+        if exists and not is_folder:
             raise UsageError(f"{self.path}: a file is in the way of the run's folder")
         if resume and not is_run:
             raise UsageError(f"{self.path}: there is no run to resume")
-        if exists and not (overwrite or resume):
+        if exists and not is_empty and not (overwrite or resume):
             raise UsageError(
                 f"{self.path}: this run exists; --resume continues it, --overwrite replaces it, "
                 "--name gives the new one another name"
             )
-        if overwrite and exists and not is_run and any(self.path.iterdir()):
+        if overwrite and exists and not is_run and not is_empty:
             raise UsageError(f"{self.path}: not a run (no config.json), so it is not overwritten")
 
     def check_same_model(self, config: Any) -> None:
@@ -207,9 +216,9 @@ class RunFolder:
         now = as_json(config)
         for key in sorted((saved.keys() | now.keys()) - NOT_THE_MODEL):
             if saved.get(key) != now.get(key):
-                flag = "--" + key.replace("_", "-")
                 raise UsageError(
-                    f"{flag} {now.get(key)}: the run to resume was started with {saved.get(key)}"
+                    f"{flag_of(key)} {now.get(key)}: "
+                    f"the run to resume was started with {saved.get(key)}"
                 )
 
     def create(self, config: Any, *, overwrite: bool) -> None:
@@ -218,14 +227,19 @@ class RunFolder:
         Raises:
             UsageError: if it cannot be written.
         """
-        try:
+        with self._usable():
             if overwrite and self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self.write_json("config.json", as_json(config))
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise UsageError(f"--output-dir {self.path}: cannot be written ({reason})") from None
+            raise UsageError(f"--output-dir {self.path}: cannot be used ({reason})") from None
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; a number that is not finite becomes null."""
@@ -262,24 +276,28 @@ class RunFolder:
             return list(csv.DictReader(file))
 
     def write_provenance(self, data: Mapping[str, Any]) -> None:
-        """Write down what made the results: command, code, versions, machine, data, time."""
+        """Add to what made the results: command, code, versions, machine, data, time.
+
+        A resumed run adds an entry of its own.
+        """
         import jax
 
-        self.write_json(
-            "provenance.json",
-            {
-                "command": shlex.join(["python", "-m", module_name(), *sys.argv[1:]]),
-                "commit": _commit(),
-                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "wall_time_seconds": round(time.monotonic() - self._started, 1),
-                "versions": {"python": platform.python_version(), **_versions()},
-                "devices": [str(device.device_kind) for device in jax.devices()],
-                "cpu_count": os.cpu_count(),
-                "NPROC": os.environ.get("NPROC"),
-                "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
-                "data": dict(data),
-            },
-        )
+        earlier = []
+        if (self.path / "provenance.json").exists():
+            earlier = self.read_json("provenance.json").get("runs", [])
+        entry = {
+            "command": shlex.join(["python", "-m", module_name(), *sys.argv[1:]]),
+            "commit": _commit(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_time_seconds": round(time.monotonic() - self._started, 1),
+            "versions": {"python": platform.python_version(), **_versions()},
+            "devices": [str(device.device_kind) for device in jax.devices()],
+            "cpu_count": os.cpu_count(),
+            "NPROC": os.environ.get("NPROC"),
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS"),
+            "data": dict(data),
+        }
+        self.write_json("provenance.json", {"runs": [*earlier, entry]})
 
     def _replace(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.tmp"

@@ -67,7 +67,8 @@ class Loop(NamedTuple):
         evaluate: the ELBO of the test split.
         picture: pictures to keep of some epochs, means in [0, 1].
         epochs: how many.
-        images_per_epoch: examples that an epoch trains on.
+        steps_per_epoch: minibatches in one.
+        batch_size: images in a minibatch.
         checkpoint_every: epochs between checkpoints.
     """
 
@@ -76,7 +77,8 @@ class Loop(NamedTuple):
     evaluate: Callable[[Params], ElboEstimate]
     picture: Callable[[Params], jax.Array]
     epochs: int
-    images_per_epoch: int
+    steps_per_epoch: int
+    batch_size: int
     checkpoint_every: int
 
 
@@ -108,7 +110,17 @@ def train(
         StopRequest() as stop,
         TrainingProgress(total, done=sum(map(len, rows.values()))) as progress,
     ):
+        began = time.perf_counter()
+        loop = loop._replace(trainer=_compiled(loop, members[0]))
+        progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
         return [_train_member(loop, member, run, rows, stop, progress) for member in members]
+
+
+def _compiled(loop: Loop, member: Member) -> Trainer:
+    """The trainer with its epoch compiled ahead, once for all members, to be timed apart."""
+    state = jax.eval_shape(loop.trainer.init, jax.random.key(member.seed), member.hyper)
+    epoch: Any = loop.trainer.epoch
+    return loop.trainer._replace(epoch=epoch.lower(state, member.hyper, loop.data).compile())
 
 
 def _train_member(
@@ -143,13 +155,17 @@ def _train_member(
             # The last step of an epoch may leave parameters that are finite and yet of no use.
             if not (alive and np.isfinite(test.elbo)):
                 state = before
-                problem = (
-                    f"diverged in epoch {epoch} at its step {metrics['first_bad_step']}; "
-                    f"kept as it was after epoch {epoch - 1}"
-                )
+                bad, steps = int(metrics["first_bad_step"]), loop.steps_per_epoch
+                place = f"at step {bad + 1} of {steps}" if bad < steps else "after its last step"
+                problem = f"diverged in epoch {epoch} {place}; kept as after epoch {epoch - 1}"
                 progress.say(f"{member.name}: {problem}")
+                if epoch - 1 > (checkpoints.latest or 0):
+                    _save_snapshots(snapshots_file, snapshots)
+                    checkpoints.save(epoch - 1, state)
                 break
-            row = _row(member, epoch, metrics, test, loop.images_per_epoch / seconds)
+            row = _row(
+                member, epoch, metrics, test, loop.steps_per_epoch * loop.batch_size / seconds
+            )
             own.append(row)
             run.write_rows("metrics.csv", list(itertools.chain(*rows.values())))
             if epoch in snapshot_epochs(loop.epochs):

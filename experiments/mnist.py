@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments._images import ImagePictures
 from experiments._progress import console, table
-from experiments._run import RunFolder, check, check_members, is_finite, main
+from experiments._run import RunFolder, UsageError, check, check_members, flag_of, is_finite, main
 from experiments._train import Loop, Member, Trained, saved_rows, train
 from vae_jax.data import load_images
 from vae_jax.evaluation import ElboEstimate, estimate_elbo
@@ -112,9 +112,11 @@ OBJECTIVE_DEFAULTS = {
     "gamma": 100.0,
     "free_bits": 0.5,
 }
+LONGEST_NAME = 120  # characters of a run's name
 DEFAULT_SCALE = {"gaussian": 0.1, "gaussian_learned_scale": 0.01}
-# Every model is judged with the same noise and the same binarisation of the test images.
-EVALUATION_SEED = 0
+# Every model is judged with the same noise and the same binarisation of the test images; the
+# seed is one that --seed does not take.
+EVALUATION_SEED = 2**31
 
 
 def validate(config: Config) -> Config:
@@ -132,16 +134,15 @@ def validate(config: Config) -> Config:
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
     for seed in config.seed:
-        check(seed < 2**32, "--seed", seed, "a number under 2^32 is needed")
+        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
     for flag in ("epochs", "latent_dim", "batch_size", "checkpoint_every"):
         value = getattr(config, flag)
-        check(value >= 1, _flag(flag), value, "a whole number of 1 or more is needed")
+        check(value >= 1, flag_of(flag), value, "a whole number of 1 or more is needed")
     _check_positive("learning_rate", config.learning_rate)
     for width in config.hidden:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
     if config.name is not None:
         RunFolder.at(config.output_dir, EXPERIMENT, config.name)
-    check(not (config.overwrite and config.resume), "--overwrite", "--resume", "choose one")
     scale = config.scale
     if scale is not None:
         has_scale = config.likelihood in DEFAULT_SCALE
@@ -159,12 +160,14 @@ def _objective_settings(config: Config) -> dict[str, float]:
         value = getattr(config, field)
         used = field.replace("_epochs", "_steps") in reads
         if value is not None:
-            check(used, _flag(field), value, f"--objective {config.objective} has no such setting")
+            check(
+                used, flag_of(field), value, f"--objective {config.objective} has no such setting"
+            )
             if field.endswith("_epochs"):
                 _check_positive(field, value)
             else:
                 finite = is_finite(value) and value >= 0
-                check(finite, _flag(field), value, "a finite number of 0 or more is needed")
+                check(finite, flag_of(field), value, "a finite number of 0 or more is needed")
         if used:
             settings[field] = default if value is None else value
     if "beta" not in reads:
@@ -175,22 +178,27 @@ def _objective_settings(config: Config) -> dict[str, float]:
 
 
 def _check_positive(field: str, value: float) -> None:
-    positive = is_finite(value) and value > 0
-    check(positive, _flag(field), value, "a finite number above 0 is needed")
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
+    positive = is_finite(value) and bool(np.float32(value) > 0)
+    check(positive, flag_of(field), value, "a finite number above 0 is needed")
 
 
 def run_name(config: Config) -> str:
-    """The folder's name: what is really trained, and the settings that are not the default."""
+    """The folder's name: data, network, latent size, beta and seed, and what the numbers are of.
+
+    Other settings do not stand in it, so that resuming with another one is noticed.
+
+    Raises:
+        UsageError: if it is too long for a folder.
+    """
     hidden = "-".join(map(str, config.hidden)) or "linear"
     parts = [config.dataset, f"{config.network}{hidden}", f"z{config.latent_dim}"]
-    parts += _unusual(config)
+    parts += _changed(config, ("likelihood", "binarize", "objective"))
     parts.append("beta" + "+".join(map(_short, config.beta)))
     parts.append("seed" + "+".join(map(str, config.seed)))
-    return "-".join(parts)
+    name = "-".join(parts)
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"--name: the settings make one of {len(name)} characters; give a shorter")
+    return name
 
 
 def _short(number: float) -> str:
@@ -198,11 +206,27 @@ def _short(number: float) -> str:
     return repr(float(number)).removesuffix(".0")
 
 
-def _unusual(config: Config) -> list[str]:
-    """The settings that change the model and are not the default, for its name."""
-    fields = ("likelihood", "binarize", "objective")
+def _changed(config: Config, fields: Sequence[str]) -> list[str]:
+    """Those of some choices that are not the default."""
     values = {field: getattr(config, field) for field in fields}
     return [value for field, value in values.items() if value != getattr(Config, field)]
+
+
+def _words(config: Config) -> list[str]:
+    """Every setting of the model that is not the default, as words for a title."""
+    choices = ("activation", "optimizer", "likelihood", "binarize", "objective")
+    usual = {
+        "batch_size": Config.batch_size,
+        "learning_rate": Config.learning_rate,
+        "scale": DEFAULT_SCALE.get(config.likelihood),
+        **OBJECTIVE_DEFAULTS,
+    }
+    numbers = {field: getattr(config, field) for field in usual}
+    return _changed(config, choices) + [
+        f"{field.replace('_', ' ')} {value:g}"
+        for field, value in numbers.items()
+        if value is not None and value != usual[field]
+    ]
 
 
 def members_of(config: Config, steps_per_epoch: int) -> list[Member]:
@@ -214,15 +238,19 @@ def members_of(config: Config, steps_per_epoch: int) -> list[Member]:
 
     Returns:
         The members, beta by beta.
+
+    Raises:
+        UsageError: if a cycle is shorter than two steps.
     """
     settings = {"learning_rate": config.learning_rate}
     for field in OBJECTIVE_DEFAULTS:
         value = getattr(config, field)
         if value is not None:
             in_steps = field.endswith("_epochs")
-            settings[field.replace("_epochs", "_steps")] = value * (
-                steps_per_epoch if in_steps else 1
-            )
+            value *= steps_per_epoch if in_steps else 1
+            settings[field.replace("_epochs", "_steps")] = value
+    cycle = settings.get("cycle_steps", 2)
+    check(cycle >= 2, "--cycle-epochs", config.cycle_epochs, "at least two steps are needed")
     members = []
     for beta, seed in itertools.product(config.beta, config.seed):
         # Arrays of one type, so that another value finds the program compiled.
@@ -281,7 +309,7 @@ def run(config: Config) -> None:
     test_images = jnp.asarray(images.test_images)
 
     def evaluate(params: Params) -> ElboEstimate:
-        return estimate_elbo(vae, preprocess, params, jax.random.key(EVALUATION_SEED), test_images)
+        return estimate_elbo(jax.random.key(EVALUATION_SEED), vae, preprocess, params, test_images)
 
     loop = Loop(
         trainer=trainer,
@@ -289,7 +317,8 @@ def run(config: Config) -> None:
         evaluate=evaluate,
         picture=pictures.reconstruct,
         epochs=config.epochs,
-        images_per_epoch=steps * config.batch_size,
+        steps_per_epoch=steps,
+        batch_size=config.batch_size,
         checkpoint_every=config.checkpoint_every,
     )
     members = members_of(config, steps)
@@ -303,9 +332,8 @@ def run(config: Config) -> None:
         final = evaluate(result.state.params)
         finals.append(final)
         if result.rows:
-            subfolder = result.member.name if len(trained) > 1 else ""
             title = member_title(config, result)
-            pictures.draw(result, final, folder.figures / subfolder, title=title)
+            pictures.draw(result, final, folder.figures / result.member.name, title=title)
     folder.write_json("summary.json", summary(config, trained, finals))
     folder.write_provenance({"source": images.source, "sha256": images.sha256})
     show(config, trained, finals)
@@ -320,7 +348,7 @@ def member_title(config: Config, result: Trained) -> str:
         config.dataset,
         f"{config.network} {'-'.join(map(str, config.hidden)) or 'linear'}",
         f"z {config.latent_dim}",
-        *_unusual(config),
+        *_words(config),
         f"beta {_short(result.member.columns['beta'])}",
         f"seed {result.member.seed}",
     ]
@@ -335,6 +363,8 @@ def summary(
     """The numbers that a run ends with: each member's, and each beta's over its seeds."""
     return {
         "dataset": config.dataset,
+        "binarize": config.binarize,
+        "likelihood": config.likelihood,
         "unit": "nats per image on the test split, at beta 1",
         "members": [
             {
@@ -380,7 +410,11 @@ def show(config: Config, trained: Sequence[Trained], finals: Sequence[ElboEstima
         ]
         rows.append([_short(beta), str(len(values)), *cells])
     columns = ("beta", "seeds", "-ELBO", "reconstruction", "KL", "active")
-    title = f"{config.dataset}, test split, nats per image (-ELBO at beta 1)"
+    pixels = {"none": "grey", "dynamic": "dynamically binarised", "threshold": "thresholded"}
+    title = (
+        f"{config.dataset}, {pixels[config.binarize]}, {config.likelihood}: test split, "
+        "nats per image (-ELBO at beta 1)"
+    )
     console().print(table(title, columns, rows))
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 from scipy import integrate, stats
 
 from vae_jax import likelihoods
@@ -190,3 +191,10 @@ def test_the_saturated_bernoulli_keeps_its_gradient():
 def test_settings_without_a_meaning_are_refused(build, value):
     with pytest.raises(ValueError, match=str(value)):
         build(value)
+
+
+def test_theta_of_another_shape_is_refused(row, key):
+    theta = jnp.zeros((4, 7, row.likelihood.theta_dim))
+    # Under the tests' type checker, its error comes first.
+    with pytest.raises((ValueError, TypeCheckError), match=r"fit|shape|theta"):
+        row.likelihood.log_prob(theta, jnp.zeros((7, 4)))

@@ -25,7 +25,7 @@ def small_vae(x_shape=(4, 4, 1), latent_dim=3):
 def test_with_the_true_posterior_every_sample_gives_log_p(linear, key):
     model, xs, log_p = linear
     keys = jax.random.split(key, (len(xs), 7))
-    terms = batch_elbo_terms(oracles.as_vae(model), {}, keys, xs)
+    terms = batch_elbo_terms(keys, oracles.as_vae(model), {}, xs)
     ratios = terms.log_lik + terms.log_prior - terms.log_posterior
     # log p(x, z) - log q(z | x) is log p(x) for every z: only float32 is left.
     np.testing.assert_allclose(ratios, np.broadcast_to(log_p[:, None], ratios.shape), atol=2e-5)
@@ -33,7 +33,7 @@ def test_with_the_true_posterior_every_sample_gives_log_p(linear, key):
 
 def test_with_the_true_posterior_the_elbo_is_log_p(linear, key):
     model, xs, log_p = linear
-    terms = batch_elbo_terms(oracles.as_vae(model), {}, jax.random.split(key, (len(xs), 4000)), xs)
+    terms = batch_elbo_terms(jax.random.split(key, (len(xs), 4000)), oracles.as_vae(model), {}, xs)
     elbos = terms.log_lik - terms.kl_per_dim.sum(axis=-1)
     error = elbos.std(axis=1) / np.sqrt(elbos.shape[1])
     assert jnp.all(abs(elbos.mean(axis=1) - log_p) < 4.5 * error)
@@ -44,7 +44,7 @@ def test_with_a_wrong_posterior_the_bound_rises_with_the_samples(linear, key):
     vae = oracles.as_vae(model, posterior_shift=0.4)
     repeats = 400
     keys = jax.random.split(key, (repeats, len(xs), 64))
-    terms = jax.vmap(lambda k: batch_elbo_terms(vae, {}, k, xs))(keys)
+    terms = jax.vmap(lambda k: batch_elbo_terms(k, vae, {}, xs))(keys)
     log_w = terms.log_lik + terms.log_prior - terms.log_posterior
     bounds, errors = [], []
     for k in (1, 4, 16, 64):
@@ -62,12 +62,12 @@ def test_the_terms_of_a_batch_are_those_of_its_examples(key):
     params = vae.init(key)
     xs = jax.random.uniform(key, (5, 4, 4, 1))
     keys = jax.random.split(key, (5, 2))
-    batch = batch_elbo_terms(vae, params, keys, xs)
+    batch = batch_elbo_terms(keys, vae, params, xs)
     assert batch.log_lik.shape == (5, 2)
     assert batch.kl_per_dim.shape == (5, 2, 3)
     for i in range(5):
         for j in range(2):
-            one = elbo_terms(vae, params, keys[i, j], xs[i])
+            one = elbo_terms(keys[i, j], vae, params, xs[i])
             jax.tree.map(
                 lambda a, b, i=i, j=j: np.testing.assert_allclose(a[i, j], b, rtol=1e-5, atol=1e-5),
                 batch,
@@ -78,7 +78,7 @@ def test_the_terms_of_a_batch_are_those_of_its_examples(key):
 def test_a_wild_log_variance_is_clipped_for_sample_and_kl_alike(key):
     vae = small_vae()
     params = jax.tree.map(lambda leaf: leaf + 1e3, vae.init(key))
-    terms = elbo_terms(vae, params, key, jnp.ones((4, 4, 1)))
+    terms = elbo_terms(key, vae, params, jnp.ones((4, 4, 1)))
     assert jnp.all(terms.q.log_var <= LOG_VAR_RANGE[1])
     assert jnp.all(jnp.isfinite(terms.kl_per_dim))
     assert jnp.isfinite(terms.log_posterior)

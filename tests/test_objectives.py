@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from vae_jax.gaussian import kl_to_standard_normal, log_density, standard_log_density
-from vae_jax.objectives import OBJECTIVES
+from vae_jax.likelihoods import bernoulli
+from vae_jax.model import make_vae
+from vae_jax.networks import mlp
+from vae_jax.objectives import OBJECTIVES, Objective
+from vae_jax.train import make_trainer
 from vae_jax.types import ElboTerms, Hyper, Normal
 
 # Settings under which each objective is the ELBO.
@@ -153,16 +157,34 @@ def test_free_bits_average_over_the_batch_before_the_maximum(terms):
     np.testing.assert_allclose(grad[..., np.argmax(kl)], -1 / 6, rtol=1e-6)
 
 
-def test_the_signature_carries_bounds_over_samples_and_over_the_batch(terms):
-    """The importance-weighted bound and the total correlation need no other arguments."""
-    wide = jax.tree.map(lambda leaf: jnp.repeat(leaf, 5, axis=1), terms)
-    log_w = wide.log_lik + wide.log_prior - wide.log_posterior
-    importance_weighted = jnp.mean(jax.nn.logsumexp(log_w, axis=1) - jnp.log(5))
-    assert importance_weighted == pytest.approx(float(jnp.mean(log_w[:, 0])), rel=1e-5)
-    pairs = jax.vmap(
-        lambda z: jax.vmap(lambda m, v: log_density(Normal(m, v), z))(
-            terms.q.mean[:, 0], terms.q.log_var[:, 0]
-        )
-    )(terms.z[:, 0])
-    assert pairs.shape == (6, 6)
-    np.testing.assert_allclose(jnp.diagonal(pairs), terms.log_posterior[:, 0], rtol=1e-5)
+def test_a_bound_over_samples_and_batch_trains_through_the_same_signature(key):
+    """The importance-weighted bound looks along the samples, the total correlation along the
+    batch: an objective of both needs no other arguments."""
+    seen = []
+
+    def bound(terms, hyper, step):
+        seen.append(jax.tree.map(jnp.shape, terms))
+        log_w = terms.log_lik + terms.log_prior - terms.log_posterior
+        weighted = jnp.mean(jax.nn.logsumexp(log_w, axis=1) - jnp.log(log_w.shape[1]))
+        q = jax.tree.map(lambda leaf: leaf[:, 0], terms.q)
+        # log q(z_i | x_j) of every pair of the batch.
+        pairs = jax.vmap(lambda z: jax.vmap(log_density, (0, None))(q, z))(terms.z[:, 0])
+        return weighted - 0.1 * jnp.mean(jax.nn.logsumexp(pairs, axis=1)), {}
+
+    networks = mlp((4,), x_shape=(4, 4, 1), latent_dim=2, theta_dim=1)
+    vae = make_vae(*networks, bernoulli(), x_shape=(4, 4, 1), latent_dim=2)
+    trainer = make_trainer(vae, Objective(5, bound), batch_size=6)
+    state = trainer.init(key, Hyper())
+    batch = jnp.full((6, 4, 4, 1), 200, jnp.uint8)
+    state, metrics = trainer.step(state, Hyper(), batch)
+    assert seen[0].log_lik == (6, 5)
+    assert seen[0].kl_per_dim == seen[0].z == seen[0].q.mean == (6, 5, 2)
+    assert int(state.step) == 1
+    assert float(metrics["loss"]) != pytest.approx(-float(metrics["elbo"]))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_objective_forgets_the_kl_at_its_default_settings(name, terms):
+    """Past its warm-up, every objective falls when the KL rises."""
+    more = terms._replace(kl_per_dim=terms.kl_per_dim + 1)
+    assert value(name, more, Hyper()) < value(name, terms, Hyper())

@@ -39,9 +39,7 @@ def trainer(batch_size=32, objective="beta", **options):
 def leaves(tree) -> list[np.ndarray]:
     plain = jax.tree.map(
         lambda leaf: (
-            jax.random.key_data(leaf)
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else leaf
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
         ),
         tree,
     )
@@ -171,7 +169,7 @@ def test_the_gradient_of_the_bound_matches_finite_differences(network):
 
         @jax.jit
         def bound(params):
-            return elbo().bound(batch_elbo_terms(vae, params, keys, xs), Hyper(), 0)[0]
+            return elbo().bound(batch_elbo_terms(keys, vae, params, xs), Hyper(), 0)[0]
 
         grads = jax.grad(bound)(params)
         step = 1e-5
@@ -202,6 +200,17 @@ def test_a_diverged_model_is_rolled_back_and_stays(images):
     assert not bool(state.alive)
 
 
+def test_an_overflow_hidden_in_the_optimiser_is_a_divergence_too(images):
+    """Adam divides by the root of an infinite moment: no update, and every loss finite."""
+    train = trainer()
+    state = train.init(jax.random.key(0), hyper())
+    before = jax.tree.map(jnp.copy, state)
+    state, metrics = train.epoch(state, hyper(beta=1e25), images)
+    assert jnp.isfinite(metrics["loss"])
+    assert not bool(state.alive)
+    assert_same_bits(state._replace(alive=jnp.array(True)), before)
+
+
 def test_a_batch_larger_than_the_data_is_refused(images):
     train = trainer(batch_size=201)
     with pytest.raises(ValueError, match="batch_size 201: more than the 200 examples"):
@@ -225,7 +234,7 @@ def test_a_linear_vae_reaches_the_maximum_likelihood_of_probabilistic_pca():
             state, _ = train.epoch(state, hyper(learning_rate=rate), data)
     # log p(x, z) - log q(z | x) has next to no variance once q is the posterior.
     keys = jax.random.split(jax.random.key(1), (len(xs), 50))
-    terms = jax.jit(batch_elbo_terms, static_argnums=0)(vae, state.params, keys, data)
+    terms = jax.jit(batch_elbo_terms, static_argnums=1)(keys, vae, state.params, data)
     bounds = np.asarray(terms.log_lik + terms.log_prior - terms.log_posterior)
     error = bounds.std() / np.sqrt(bounds.size)
     gap = log_p - bounds.mean()
@@ -239,7 +248,7 @@ def test_the_estimate_does_not_depend_on_the_batch_size(n, batch_size, binarize,
     """A short last batch weighs what it should, and example i keeps its noise."""
     vae, key = image_vae(), jax.random.key(5)
     params = vae.init(key)
-    batched = estimate_elbo(vae, BINARIZE[binarize], params, key, images[:n], batch_size=batch_size)
+    batched = estimate_elbo(key, vae, BINARIZE[binarize], params, images[:n], batch_size=batch_size)
     # One by one, from the documented keys.
     log_lik, kl = [], []
     for i in range(n):
@@ -256,10 +265,19 @@ def test_the_estimate_does_not_depend_on_the_batch_size(n, batch_size, binarize,
 
 
 def one_example(vae, params, key, x):
-    return _one_example(vae, params, key[None, None], x[None])
+    return _one_example(key[None, None], vae, params, x[None])
 
 
-_one_example = jax.jit(batch_elbo_terms, static_argnums=0)
+_one_example = jax.jit(batch_elbo_terms, static_argnums=1)
+
+
+def test_an_estimate_of_nothing_is_refused(images):
+    vae, key = image_vae(), jax.random.key(0)
+    params = vae.init(key)
+    with pytest.raises(ValueError, match="0 examples in batches of 1000"):
+        estimate_elbo(key, vae, intensities, params, images[:0])
+    with pytest.raises(ValueError, match="200 examples in batches of 0"):
+        estimate_elbo(key, vae, intensities, params, images, batch_size=0)
 
 
 def test_active_dimensions_are_those_that_cost_something():

@@ -88,11 +88,15 @@ class Checkpoints:
             state: a tree of `jax.Array`s.
 
         Raises:
-            CheckpointError: if the save before this one failed.
+            CheckpointError: if this save, or the one before it, failed.
         """
         self.wait()
         manifest = {"arrays": _manifest(state)}
-        self._pending = number, self._orbax.save_async(number, state, custom_metadata=manifest)
+        try:
+            response = self._orbax.save_async(number, state, custom_metadata=manifest)
+        except Exception as error:
+            raise self._not_saved(number, error) from error
+        self._pending = number, response
 
     def wait(self) -> None:
         """Wait for the save that is under way.
@@ -105,9 +109,11 @@ class Checkpoints:
             try:
                 pending[1].result()
             except Exception as error:
-                raise CheckpointError(
-                    f"{self._folder.name}: checkpoint {pending[0]} was not saved: {_line(error)}"
-                ) from error
+                raise self._not_saved(pending[0], error) from error
+
+    def _not_saved(self, number: int, error: Exception) -> CheckpointError:
+        reason = _line(error)
+        return CheckpointError(f"{self._folder.name}: checkpoint {number} was not saved: {reason}")
 
     def restore(self, like: PyTree, number: int | None = None) -> PyTree:
         """Load a checkpoint, every bit of it checked.

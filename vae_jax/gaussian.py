@@ -24,6 +24,11 @@ def reparameterize(key: PRNGKey, q: Normal) -> Float[Array, " latent"]:
     Returns:
         One sample, of q's shape.
 
+    Example:
+        >>> q = Normal(mean=jnp.array([1.0, 2.0]), log_var=jnp.array([-200.0, -200.0]))
+        >>> reparameterize(jax.random.key(0), q).tolist()
+        [1.0, 2.0]
+
     Reference:
         Kingma and Welling, Auto-Encoding Variational Bayes (arXiv 1312.6114), section 2.4.
     """
@@ -47,7 +52,16 @@ def log_density(q: Normal, z: Float[Array, " latent"]) -> Nats:
 
 
 def standard_log_density(z: Float[Array, " latent"]) -> Nats:
-    """Log-density of z under the prior N(0, I), in nats, summed over the latent dimensions."""
+    """Log-density of z under the prior.
+
+    log p(z) = -1/2 sum_j [log 2 pi + z_j^2]
+
+    Args:
+        z: the point.
+
+    Returns:
+        Nats, summed over the latent dimensions.
+    """
     return -0.5 * jnp.sum(LOG_2PI + z**2)
 
 
@@ -63,6 +77,10 @@ def kl_to_standard_normal(q: Normal) -> Float[Array, " latent"]:
 
     Returns:
         Nats, one number for each dimension; their sum is the KL of the ELBO.
+
+    Example:
+        >>> kl_to_standard_normal(Normal(jnp.array([0.0, 2.0]), jnp.zeros(2))).tolist()
+        [0.0, 2.0]
 
     Reference:
         arXiv 1312.6114, appendix B.

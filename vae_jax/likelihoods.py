@@ -48,6 +48,12 @@ def bernoulli() -> Likelihood:
     Returns:
         The likelihood; x in {0, 1}, theta_dim 1.
 
+    Example:
+        >>> coin = bernoulli()
+        >>> theta = jnp.zeros((3, 1))  # three fair coins
+        >>> float(coin.log_prob(theta, jnp.array([0.0, 1.0, 1.0])) / jnp.log(2))
+        -3.0
+
     Reference:
         arXiv 1312.6114, appendix C.1, equation 11.
     """
@@ -242,6 +248,8 @@ def _summed(
     log_prob: Callable[[Theta, Float[Array, "*x"]], Float[Array, "*x"]],
 ) -> Callable[[Theta, Float[Array, "*x"]], Nats]:
     def total(theta: Theta, x: Float[Array, "*x"]) -> Nats:
+        if theta.shape[:-1] != x.shape:
+            raise ValueError(f"theta of shape {theta.shape} does not fit x of shape {x.shape}")
         # Flat, because XLA's CPU compiler sums over three image axes six times slower than
         # over one.
         return jnp.sum(log_prob(theta.reshape(-1, theta.shape[-1]), x.reshape(-1)))

@@ -73,6 +73,15 @@ def make_vae(
 
     Raises:
         ValueError: if latent_dim is under 1, or a network returns another shape.
+
+    Example:
+        >>> from vae_jax.likelihoods import bernoulli
+        >>> from vae_jax.networks import mlp
+        >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
+        >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
+        >>> params = vae.init(jax.random.key(0))
+        >>> vae.encode(params, jnp.zeros((8, 8, 1))).mean.shape
+        (2,)
     """
     if latent_dim < 1:
         raise ValueError(f"latent_dim {latent_dim}: at least 1 is needed")
@@ -110,16 +119,16 @@ def _check_shapes(vae: VAE, x_shape: tuple[int, ...]) -> None:
             raise ValueError(f"{name} has shape {got}, {wanted} is needed")
 
 
-def elbo_terms(vae: VAE, params: Params, key: PRNGKey, x: Float[Array, "*x"]) -> ElboTerms:
+def elbo_terms(key: PRNGKey, vae: VAE, params: Params, x: Float[Array, "*x"]) -> ElboTerms:
     """The terms of the ELBO for one example and one sample of its posterior.
 
     ELBO = E_q(z | x)[log p(x | z)] - KL(q(z | x) || p(z)), the expectation by one sample of
     z and the KL exactly.
 
     Args:
+        key: the key of the sample.
         vae: the model.
         params: its parameters.
-        key: the key of the sample.
         x: one example.
 
     Returns:
@@ -145,16 +154,17 @@ def _terms(log_lik: Nats, q: Normal, z: Float[Array, " latent"]) -> ElboTerms:
 
 
 def batch_elbo_terms(
-    vae: VAE, params: Params, keys: Key[Array, "batch samples"], xs: Float[Array, "batch *x"]
+    keys: Key[Array, "batch samples"], vae: VAE, params: Params, xs: Float[Array, "batch *x"]
 ) -> ElboTerms:
-    """`elbo_terms` of every example and sample: the one place that maps over examples.
+    """`elbo_terms` of every example and sample: the place that maps a model over examples.
 
-    An example is encoded once, whatever the number of samples.
+    The same algebra in an order that is fast: an example is encoded once, whatever the
+    number of samples, and all samples are decoded together.
 
     Args:
+        keys: the key of each sample of each example.
         vae: the model.
         params: its parameters.
-        keys: the key of each sample of each example.
         xs: the examples.
 
     Returns:

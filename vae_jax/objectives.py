@@ -51,9 +51,10 @@ def elbo() -> Objective:
 def beta() -> Objective:
     """The beta-VAE, E_q[log p(x | z)] - beta KL(q(z | x) || p(z)).
 
-    Beta multiplies a KL in nats per example. The normalised beta of Burgess et al. is
-    beta_norm = beta * latent_dim / x_dim; a loss that averages the squared error over x_dim
-    pixels and adds `kld_weight` times the KL is Gaussian with beta = kld_weight * x_dim / 2.
+    Beta multiplies a KL in nats per example. The normalised beta of Higgins et al. is
+    beta_norm = beta * latent_dim / x_dim. A loss that averages the squared error over x_dim
+    pixels and adds `kld_weight` times the KL is a Gaussian of a fixed scale with
+    beta = kld_weight * x_dim / (2 scale^2).
 
     Returns:
         The objective.
@@ -98,8 +99,11 @@ def cyclical() -> Objective:
     """
 
     def bound(terms: ElboTerms, hyper: Hyper, step: Step) -> tuple[Nats, Aux]:
-        in_cycle = jnp.mod(step, hyper.cycle_steps)
-        return _weighted(terms, hyper.beta * _ramp(in_cycle, hyper.cycle_steps / 2))
+        # A cycle of one step would never leave its weight of 0: that is no schedule.
+        is_cycle = jnp.asarray(hyper.cycle_steps) >= 2
+        in_cycle = jnp.mod(step, jnp.maximum(hyper.cycle_steps, 1.0))
+        ramp = jnp.where(is_cycle, _ramp(in_cycle, hyper.cycle_steps / 2), 1.0)
+        return _weighted(terms, hyper.beta * ramp)
 
     return Objective(1, bound, frozenset({"beta", "cycle_steps"}))
 

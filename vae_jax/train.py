@@ -34,8 +34,9 @@ class TrainState(NamedTuple):
         opt_state: state of the optimiser.
         step: optimiser steps taken.
         root_key: the run's one key; every other is derived from it and `step`.
-        alive: False once a loss or a parameter stopped being finite; the state is then
-            the last good one and does not change any more.
+        alive: False once an epoch ended with a loss, a parameter or a moment of the
+            optimiser that is not finite; the state is then the one before that epoch,
+            and further epochs leave it as it is.
     """
 
     params: Params
@@ -51,7 +52,7 @@ class Trainer(NamedTuple):
     Attributes:
         init: `(key, hyper) -> state`.
         step: `(state, hyper, batch) -> (state, metrics)`, for a batch as it is stored.
-            The state's buffers are donated.
+            The state's buffers are donated. A divergence is contained by `epoch` only.
         epoch: `(state, hyper, data) -> (state, metrics)`, over a shuffled pass through the
             stored data, the remainder that fills no batch left out. The state's buffers
             are donated.
@@ -88,6 +89,19 @@ def make_trainer(
     Raises:
         ValueError: if the batch size is under 1; when an epoch is run, if it is larger
             than the data.
+
+    Example:
+        >>> from vae_jax.likelihoods import bernoulli
+        >>> from vae_jax.model import make_vae
+        >>> from vae_jax.networks import mlp
+        >>> from vae_jax.objectives import elbo
+        >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
+        >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
+        >>> trainer = make_trainer(vae, elbo(), batch_size=4)
+        >>> state = trainer.init(jax.random.key(0), Hyper())
+        >>> state, metrics = trainer.epoch(state, Hyper(), jnp.zeros((12, 8, 8, 1), jnp.uint8))
+        >>> int(state.step), bool(state.alive)
+        (3, True)
     """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
@@ -111,7 +125,7 @@ def make_trainer(
         keys_latent = jax.random.split(key_latent, (len(batch), objective.num_samples))
 
         def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
-            terms = batch_elbo_terms(vae, params, keys_latent, xs)
+            terms = batch_elbo_terms(keys_latent, vae, params, xs)
             bound, aux = objective.bound(terms, hyper, state.step)
             log_lik = jnp.mean(terms.log_lik)
             kl = jnp.mean(jnp.sum(terms.kl_per_dim, axis=-1))
@@ -141,7 +155,7 @@ def make_trainer(
         after, trace = jax.lax.scan(body, state, batches)
         # A NaN stays in the model that made it, so one look at the end of the epoch is enough.
         finite = jnp.isfinite(trace["loss"])
-        good = state.alive & jnp.all(finite) & _all_finite(after.params)
+        good = state.alive & jnp.all(finite) & _all_finite((after.params, after.opt_state))
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
         metrics = jax.tree.map(jnp.mean, trace)
         metrics["first_bad_step"] = jnp.where(jnp.all(finite), num_steps, jnp.argmin(finite))

@@ -5,8 +5,10 @@ shape of one example (an image, a row of a table), `""` is a scalar. A plural na
 a leading axis: `x` is one example, `xs` a batch.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 Params = PyTree[Float[Array, "..."]]
@@ -14,6 +16,7 @@ PRNGKey = Key[Array, ""]
 Nats = Float[Array, ""]
 Scalar = Float[Array, ""] | float
 Step = Int[Array, ""] | int
+Activation = Callable[[jax.Array], jax.Array]
 
 
 class Normal(NamedTuple):
@@ -59,7 +62,8 @@ class Hyper(NamedTuple):
         beta: weight of the KL term, a KL in nats per example.
         learning_rate: step size of the optimiser.
         warmup_steps: optimiser steps over which the KL weight rises from 0 to beta.
-        cycle_steps: optimiser steps in one period of the cyclical schedule.
+        cycle_steps: optimiser steps in one period of the cyclical schedule; under 2 there is
+            no schedule, and the weight is beta.
         capacity: the KL, in nats, that the capacity objective rises to.
         capacity_steps: optimiser steps over which it rises.
         gamma: weight of |KL - capacity|.

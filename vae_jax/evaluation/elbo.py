@@ -44,10 +44,10 @@ class ElboEstimate(NamedTuple):
 
 @partial(jax.jit, static_argnames=("vae", "preprocess", "batch_size"))
 def estimate_elbo(
+    key: PRNGKey,
     vae: VAE,
     preprocess: Preprocess,
     params: Params,
-    key: PRNGKey,
     data: Num[Array, "n *x"],
     *,
     batch_size: int = 1000,
@@ -58,16 +58,34 @@ def estimate_elbo(
     size, and the same key gives every model the same binarisation and the same noise.
 
     Args:
+        key: the key of the estimate.
         vae: the model.
         preprocess: from one stored example to x.
         params: the model's parameters.
-        key: the key of the estimate.
         data: the stored examples.
         batch_size: examples that are in memory at once; the last batch may be short.
 
     Returns:
         The averages.
+
+    Raises:
+        ValueError: if there are no data or the batch size is under 1.
+
+    Example:
+        >>> from vae_jax.likelihoods import bernoulli
+        >>> from vae_jax.model import make_vae
+        >>> from vae_jax.networks import mlp
+        >>> from vae_jax.preprocess import intensities
+        >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
+        >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
+        >>> key = jax.random.key(0)
+        >>> params = vae.init(key)
+        >>> estimate = estimate_elbo(key, vae, intensities, params, jnp.zeros((5, 8, 8, 1)))
+        >>> bool(estimate.elbo < 0)
+        True
     """
+    if len(data) == 0 or batch_size < 1:
+        raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
     size = min(batch_size, len(data))
     num_batches = -(-len(data) // size)
 
@@ -75,10 +93,13 @@ def estimate_elbo(
         keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(indices)
         examples = data[jnp.minimum(indices, len(data) - 1)]
         xs = jax.vmap(preprocess)(keys[:, 0], examples)
-        terms = batch_elbo_terms(vae, params, keys[:, 1:], xs)
-        # What fills up the last batch is left out of the sum.
-        weights = (indices < len(data)).astype(xs.dtype)
-        batch = ElboEstimate(weights @ terms.log_lik[:, 0], weights @ terms.kl_per_dim[:, 0])
+        terms = batch_elbo_terms(keys[:, 1:], vae, params, xs)
+        # What fills up the last batch is left out; a sum, not a product with weights, which an
+        # accelerator may round to fewer digits.
+        counted = indices < len(data)
+        log_lik = jnp.where(counted, terms.log_lik[:, 0], 0.0)
+        kl_per_dim = jnp.where(counted[:, None], terms.kl_per_dim[:, 0], 0.0)
+        batch = ElboEstimate(jnp.sum(log_lik), jnp.sum(kl_per_dim, axis=0))
         return jax.tree.map(jnp.add, total, batch), None
 
     zero = ElboEstimate(jnp.zeros(()), jnp.zeros(vae.latent_dim))

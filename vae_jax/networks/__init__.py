@@ -3,15 +3,13 @@
 A row of `NETWORKS` builds an encoder and its mirror for a shape of x.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 
 from vae_jax.networks.conv import ConvDecoder, ConvEncoder
 from vae_jax.networks.mlp import MLPDecoder, MLPEncoder
-
-Activation = Callable[[jax.Array], jax.Array]
+from vae_jax.types import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": nn.relu,

@@ -11,14 +11,13 @@ a matrix product suffers from neither. The weights are those of linen's `Conv` a
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Activation = Callable[[jax.Array], jax.Array]
+from vae_jax.types import Activation
 
 # The four neighbours of a 2x2 kernel: row and column offset.
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))

@@ -1,13 +1,12 @@
 """Fully connected encoder and decoder."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 from jaxtyping import Array, Float
 
-Activation = Callable[[jax.Array], jax.Array]
+from vae_jax.types import Activation
 
 
 class MLPEncoder(nn.Module):

@@ -1,0 +1,941 @@
+"""The command line, run for real: offline, on the small digits, in folders of its own."""
+
+import ast
+import contextlib
+import csv
+import dataclasses
+import functools
+import inspect
+import io
+import itertools
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+from test_train import assert_same_bits
+
+from experiments import mnist
+from experiments._images import ImagePictures
+from experiments._progress import clock
+from experiments._run import RunFolder, UsageError, check_members, flag_of, main
+from experiments._train import StopRequest, snapshot_epochs
+from vae_jax.checkpoint import Checkpoints
+from vae_jax.data import DATASETS
+from vae_jax.data.idx import FILES
+from vae_jax.likelihoods import LIKELIHOODS
+from vae_jax.networks import ACTIVATIONS, NETWORKS
+from vae_jax.objectives import OBJECTIVES
+from vae_jax.preprocess import BINARIZE
+from vae_jax.train import OPTIMIZERS, TrainState, make_trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ("--dataset", "digits", "--hidden", "8", "--batch-size", "256")
+TRAIN_IMAGES, STEPS = 1437, 5  # of the digits, and whole minibatches of 256 in an epoch
+TABLES = {
+    "network": NETWORKS,
+    "activation": ACTIVATIONS,
+    "optimizer": OPTIMIZERS,
+    "likelihood": LIKELIHOODS,
+    "binarize": BINARIZE,
+    "objective": OBJECTIVES,
+    "dataset": DATASETS,
+}
+
+
+class Done(NamedTuple):
+    """A command that ended, and the folder of the run that it made."""
+
+    code: object
+    out: str
+    err: str
+    run: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No data, no network (a proxy that refuses), a fresh cache; put back afterwards."""
+    before = {
+        name: getattr(jax.config, name)
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ("VAE_JAX_DATA", "JAX_COMPILATION_CACHE_DIR", "no_proxy", "NO_PROXY"):
+            patch.delenv(variable, raising=False)
+        for variable in ("http_proxy", "https_proxy"):
+            patch.delenv(variable.upper(), raising=False)
+            patch.setenv(variable, "http://127.0.0.1:9")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def command(*flags: str) -> list[str]:
+    return [sys.executable, "-m", "experiments.mnist", *flags]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def run_of(folder: Path, out: str) -> Path:
+    """The run's folder, from the second line that a run prints."""
+    return folder / (out.splitlines() or [""])[min(1, out.count("\n"))]
+
+
+def call(folder: Path, *flags: str, draw: bool = True) -> Done:
+    """The command line in this process: only what starts it differs from the real one."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["mnist.py", *flags])
+        if not draw:
+            patch.setattr(ImagePictures, "draw", lambda *_, **__: None)
+        try:
+            main(mnist.Config, mnist.run, mnist.PROG)
+        except SystemExit as stop:
+            code = stop.code
+    return Done(code, out.getvalue(), err.getvalue(), run_of(folder, out.getvalue()))
+
+
+def good(done: Done) -> Done:
+    assert (done.code, done.err) == (0, "")
+    return done
+
+
+def read_json(path: Path) -> dict:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{path.name} holds {constant}, which is not JSON")
+
+    return json.loads(path.read_text("utf-8"), parse_constant=refuse)
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv but for the one number that no two runs share."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        assert float(row.pop("images_per_second")) > 0
+    return rows
+
+
+@functools.cache
+def blank_state() -> TrainState:
+    """A state of the model that TINY trains."""
+    config = mnist.validate(mnist.Config(hidden=(8,), batch_size=256, dataset="digits"))
+    vae = mnist.build_vae(config, (28, 28, 1))
+    [member] = mnist.members_of(config, STEPS)
+    return make_trainer(vae, OBJECTIVES["beta"](), batch_size=256).init(
+        jax.random.key(9), member.hyper
+    )
+
+
+def state_of(run: Path, member: str, epoch: int) -> TrainState:
+    with Checkpoints(run / "checkpoints" / member / "states") as checkpoints:
+        assert checkpoints.latest == epoch
+        return checkpoints.restore(blank_state(), epoch)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"a folder"
+        for path in folder.rglob("*")
+    }
+
+
+def figures_of(run: Path) -> Path:
+    """The figures of a run's only member."""
+    [folder] = (run / "figures").iterdir()
+    return folder
+
+
+def assert_figures(folder: Path, latent_dim: int) -> None:
+    names = {"loss_curves", "reconstructions", "samples", "kl_per_dimension", "latent_scatter"}
+    names |= {"manifold"} if latent_dim > 1 else set()
+    names |= {"traversals"} if latent_dim != 2 else set()
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    assert files == {name + ending for name in names for ending in (".png", ".npz")}
+    for name in names:
+        with Image.open(folder / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("L"))
+        height, width = pixels.shape
+        middle = pixels[height // 4 : -height // 4, width // 4 : -width // 4]
+        assert np.ptp(middle) > 0, f"{name}.png is blank"
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+            for array in arrays.files:
+                assert np.isfinite(arrays[array]).all()
+                if array in ("originals", "reconstructions", "samples", "images"):
+                    assert 0 <= arrays[array].min() < arrays[array].max() <= 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Two epochs of one model, as a user runs it: a process of its own in a fresh folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    done = subprocess.run(
+        command(*TINY, "--epochs", "2", "--beta", "4", "--seed", "1"),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return good(Done(done.returncode, done.stdout, done.stderr, run_of(folder, done.stdout)))
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Two betas by two seeds, two epochs each."""
+    flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")
+    return good(call(tmp_path_factory.mktemp("sweep"), *flags))
+
+
+@pytest.fixture
+def copied(finished: Done, tmp_path: Path) -> Path:
+    """The finished run where a test may change it; `tmp_path` is where to call from."""
+    return Path(shutil.copytree(finished.run, tmp_path / "results" / "mnist" / finished.run.name))
+
+
+@pytest.fixture
+def quick_compiler() -> Iterator[None]:
+    """Half the time of XLA, where no other process has to find the same bits."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+AGAIN = (*TINY, "--epochs", "2", "--beta", "4", "--seed", "1")
+
+
+# A finished run.
+
+
+def test_a_run_leaves_its_numbers(finished):
+    run = finished.run
+    assert run.name == "digits-mlp8-z2-beta4-seed1"
+    assert {path.name for path in run.iterdir()} == {
+        *("config.json", "metrics.csv", "summary.json", "provenance.json"),
+        *("figures", "checkpoints"),
+    }
+    config = read_json(run / "config.json")
+    assert config.keys() == {field.name for field in dataclasses.fields(mnist.Config)}
+    given = {"beta": [4.0], "seed": [1], "epochs": 2, "hidden": [8], "dataset": "digits"}
+    assert config | given == config
+
+    rows = rows_of(run)
+    assert [(row["member"], row["epoch"]) for row in rows] == [
+        ("beta4-seed1", "1"),
+        ("beta4-seed1", "2"),
+    ]
+    for row in rows:
+        numbers = {name: float(text) for name, text in row.items() if name != "member"}
+        assert all(map(math.isfinite, numbers.values()))
+        assert (numbers["beta"], numbers["seed"]) == (4, 1)
+        parts = np.float32(numbers["test_reconstruction"]) + np.float32(numbers["test_kl"])
+        assert numbers["test_neg_elbo"] == parts
+        # Each is a mean over the steps, rounded at each: at most (steps + 1) units in all.
+        rounding = (STEPS + 1) * np.finfo(np.float32).eps
+        parts = numbers["train_reconstruction"] + numbers["train_kl"]
+        assert math.isclose(numbers["train_neg_elbo"], parts, rel_tol=rounding)
+        weighted = numbers["train_reconstruction"] + 4 * numbers["train_kl"]
+        assert math.isclose(numbers["train_loss"], weighted, rel_tol=rounding)
+
+    summary = read_json(run / "summary.json")
+    [member] = summary["members"]
+    assert summary["dataset"] == "digits"
+    assert (member["name"], member["epochs"], member["problem"]) == ("beta4-seed1", 2, None)
+    for name in ("neg_elbo", "reconstruction", "kl"):
+        assert member[name] == float(rows[-1][f"test_{name}"])
+    assert member["active_dims"] == int(rows[-1]["active_dims"])
+    assert sum(map(np.float32, member["kl_per_dim"])) == np.float32(member["kl"])
+
+
+def test_a_run_leaves_its_figures(finished):
+    figures = figures_of(finished.run)
+    assert_figures(figures, latent_dim=2)
+    rows = rows_of(finished.run)
+    with np.load(figures / "loss_curves.npz") as curves:
+        assert curves["epochs"].tolist() == [1, 2]
+        for split in ("train", "test"):
+            for name, column, sign in (
+                ("elbo", "neg_elbo", -1),
+                ("log_lik", "reconstruction", -1),
+                ("kl", "kl", 1),
+            ):
+                values = [sign * float(row[f"{split}_{column}"]) for row in rows]
+                assert curves[f"{split}_{name}"].tolist() == values
+    with np.load(figures / "reconstructions.npz") as strips:
+        assert strips["epochs"].tolist() == [1, 2]
+        assert strips["originals"].shape == (10, 28, 28, 1)
+        assert strips["reconstructions"].shape == (2, 10, 28, 28, 1)
+        assert (strips["reconstructions"][0] != strips["reconstructions"][1]).any()
+    with np.load(figures / "kl_per_dimension.npz") as bars:
+        [member] = read_json(finished.run / "summary.json")["members"]
+        assert bars["kl"].tolist() == member["kl_per_dim"]
+
+
+def test_a_run_leaves_its_checkpoint(finished):
+    state = state_of(finished.run, "beta4-seed1", epoch=2)
+    assert int(state.step) == 2 * STEPS
+    assert bool(state.alive)
+
+
+def test_a_run_says_where_it_came_from(finished, tmp_path):
+    [provenance] = read_json(finished.run / "provenance.json")["runs"]
+    assert provenance["command"] == shlex.join(["python", *command(*AGAIN)[1:]])
+    assert provenance["versions"]["jax"] == jax.__version__
+    assert {"python", "flax", "optax", "orbax-checkpoint", "numpy"} < set(provenance["versions"])
+    assert provenance["devices"] == [device.device_kind for device in jax.devices()]
+    assert provenance["NPROC"] == os.environ["NPROC"]
+    assert provenance["wall_time_seconds"] > 0
+    checksums = provenance["data"]["sha256"]
+    assert set(checksums) == {"train_images", "train_labels", "test_images", "test_labels"}
+    assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in checksums.values())
+    assert "scikit-learn" in provenance["data"]["source"]
+    for name in ("config.json", "metrics.csv", "summary.json", "provenance.json"):
+        text = (finished.run / name).read_text("utf-8")
+        for place in (ROOT, tmp_path.parent, Path.home(), Path(sys.prefix)):
+            assert str(place) not in text
+
+
+def test_a_run_shows_progress_and_where_its_results_are(finished):
+    lines = finished.out.splitlines()
+    epochs = [line for line in lines if re.match(r"beta4-seed1 +epoch [12]/2 ", line)]
+    last = rows_of(finished.run)[-1]
+    assert len(epochs) == 2
+    for word in ("-ELBO", "reconstruction", "KL", "active", "images/s", "left"):
+        assert all(word in line for line in epochs)
+    assert f"{float(last['test_neg_elbo']):.2f}" in epochs[-1]
+    assert lines[1] == os.path.join("results", "mnist", finished.run.name)
+    assert lines[-1].endswith(lines[1])
+    assert "\x1b" not in finished.out
+
+
+# Several members.
+
+
+def test_a_sweep_takes_the_path_of_a_single_run(sweep, finished):
+    names = [f"beta{beta}-seed{seed}" for beta in ("0.5", "4") for seed in (0, 1)]
+    rows = rows_of(sweep.run)
+    assert sweep.run.name == "digits-mlp8-z2-beta0.5+4-seed0+1"
+    assert [(row["member"], row["epoch"]) for row in rows] == [
+        (name, epoch) for name in names for epoch in "12"
+    ]
+    assert [row for row in rows if row["member"] == "beta4-seed1"] == rows_of(finished.run)
+    assert_same_bits(
+        state_of(sweep.run, "beta4-seed1", epoch=2), state_of(finished.run, "beta4-seed1", epoch=2)
+    )
+    figures = sweep.run / "figures"
+    assert sorted(path.name for path in figures.iterdir()) == names
+    for name in names:
+        assert_figures(figures / name, latent_dim=2)
+    alone, among = figures_of(finished.run), figures / "beta4-seed1"
+    assert tree(alone) == tree(among)
+
+
+def test_a_sweep_reports_a_mean_and_its_standard_error_for_each_beta(sweep):
+    summary = read_json(sweep.run / "summary.json")
+    members = {(m["beta"], m["seed"]): m for m in summary["members"]}
+    assert [entry["beta"] for entry in summary["by_beta"]] == [0.5, 4]
+    for entry in summary["by_beta"]:
+        assert entry["seeds"] == 2
+        for name in ("neg_elbo", "reconstruction", "kl", "active_dims"):
+            values = [members[entry["beta"], seed][name] for seed in (0, 1)]
+            # float64 holds the difference of two float32 numbers near each other exactly.
+            assert entry[name]["mean"] == pytest.approx(statistics.fmean(values), rel=1e-12)
+            error = statistics.stdev(values) / math.sqrt(2)
+            assert entry[name]["standard_error"] == pytest.approx(error, rel=1e-9)
+    for seed in (0, 1):  # the same weights and noise: only beta differs
+        assert members[4.0, seed]["kl"] < members[0.5, seed]["kl"]
+
+
+def test_the_closing_table_is_whole_where_there_is_no_terminal(sweep):
+    assert "…" not in sweep.out
+    assert sweep.out.count(" ± ") == 2 * 4
+    for entry in read_json(sweep.run / "summary.json")["by_beta"]:
+        for name in ("neg_elbo", "reconstruction", "kl", "active_dims"):
+            mean, error = entry[name]["mean"], entry[name]["standard_error"]
+            assert f"{mean:.2f} ± {error:.2f}" in sweep.out
+
+
+def test_members_that_differ_little_have_names_of_their_own(tmp_path):
+    flags = ("--epochs", "1", "--beta", "1", "1.0000002")
+    done = good(call(tmp_path, *TINY, *flags, draw=False))
+    members = [row["member"] for row in rows_of(done.run)]
+    assert members == ["beta1-seed0", "beta1.0000002-seed0"]
+
+
+# Resuming.
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(copied, tmp_path):
+    flags = (*AGAIN, "--epochs", "4")
+    resumed = good(call(tmp_path, *flags, "--resume"))
+    whole = good(call(tmp_path, *flags, "--name", "whole"))
+    assert resumed.run == copied
+    assert re.findall(r"epoch (\d)/4", resumed.out) == ["3", "4"]
+    assert_same_bits(
+        state_of(resumed.run, "beta4-seed1", epoch=4), state_of(whole.run, "beta4-seed1", epoch=4)
+    )
+    assert len(rows_of(whole.run)) == 4
+    assert rows_of(resumed.run) == rows_of(whole.run)
+    assert read_json(resumed.run / "summary.json") == read_json(whole.run / "summary.json")
+    with np.load(figures_of(whole.run) / "reconstructions.npz") as strips:
+        assert strips["epochs"].tolist() == [1, 2, 4]
+    assert tree(resumed.run / "figures") == tree(whole.run / "figures")
+    assert read_json(resumed.run / "config.json")["epochs"] == 4
+
+
+def test_a_resumed_sweep_writes_the_rows_in_the_order_of_the_members(sweep, tmp_path):
+    run = tmp_path / "results" / "mnist" / sweep.run.name
+    shutil.copytree(sweep.run, run)
+    flags = (*TINY, "--epochs", "3", "--beta", "0.5", "4", "--seed", "0", "1")
+    resumed = good(call(tmp_path, *flags, "--resume", draw=False))
+    whole = good(call(tmp_path, *flags, "--name", "whole", draw=False))
+    assert rows_of(resumed.run) == rows_of(whole.run)
+    assert read_json(resumed.run / "summary.json") == read_json(whole.run / "summary.json")
+
+
+def test_resuming_a_finished_run_changes_no_number(copied, tmp_path):
+    before = tree(copied)
+    done = good(call(tmp_path, *AGAIN, "--resume"))
+    assert "epoch" not in done.out
+    after = tree(copied)
+    changed = {name for name in before if before[name] != after.get(name)}
+    assert changed == {"config.json", "provenance.json"}
+    assert after.keys() == before.keys()
+    resumed = read_json(copied / "config.json")
+    assert resumed == json.loads(before["config.json"]) | {"resume": True}
+
+
+def test_a_killed_run_is_resumed_from_its_last_checkpoint(copied, tmp_path):
+    """The rows and pictures of the epochs after the checkpoint are made again."""
+    flags = (*TINY, "--epochs", "5", "--beta", "4", "--seed", "1")
+    good(call(tmp_path, *flags, "--resume", draw=False))
+    rows, end = rows_of(copied), state_of(copied, "beta4-seed1", epoch=5)
+    # As it is when a process dies after its last epoch and before the checkpoint is written.
+    shutil.rmtree(copied / "checkpoints" / "beta4-seed1" / "states" / "5")
+    again = good(call(tmp_path, *flags, "--resume", draw=False))
+    assert re.findall(r"epoch (\d)/5", again.out) == ["3", "4", "5"]
+    assert rows_of(copied) == rows
+    assert_same_bits(state_of(copied, "beta4-seed1", epoch=5), end)
+
+
+def refused(done: Done) -> str:
+    """The one line of a command that must be refused."""
+    assert done.code == 2, done.err
+    [line] = done.err.splitlines()
+    assert line.startswith("error: ")
+    assert "---" not in line  # a rule of the box that tyro draws
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--learning-rate", "0.01"), "--learning-rate 0.01: .* started with 0.001"),
+        (("--hidden", "9", "--name", "digits-mlp8-z2-beta4-seed1"), "--hidden .*9.*8"),
+        (("--binarize", "dynamic", "--name", "digits-mlp8-z2-beta4-seed1"), "--binarize dynamic"),
+        (("--epochs", "1"), "--epochs 1: beta4-seed1 has been trained for 2"),
+        (("--seed", "2"), "beta4-seed2: there is no run to resume"),
+        (("--name", "other"), "other: there is no run to resume"),
+    ],
+)
+def test_a_resume_of_something_else_is_refused(flags, says, copied, tmp_path):
+    before = tree(tmp_path)
+    assert re.search(says, refused(call(tmp_path, *AGAIN, "--resume", *flags)))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", b"{", "config.json: cannot be read"),
+        ("config.json", b"[]", "config.json: a JSON object is needed"),
+        ("metrics.csv", b"", "metrics.csv: 0 rows of beta4-seed1, .* needs 2"),
+        ("metrics.csv", b"member,epoch\nbeta4-seed1,one\n", "metrics.csv: damaged"),
+        ("metrics.csv", b"epoch\n1\n2\n", "metrics.csv: damaged"),
+        ("metrics.csv", b"member,beta\nbeta4-seed1,4\n", "metrics.csv: damaged"),
+        ("metrics.csv", b"member,epoch\nother,1\n", "metrics.csv: damaged"),
+        ("metrics.csv", b"\xff\xfe", "metrics.csv: damaged"),
+        ("metrics.csv", b"member,epoch\nbeta4-seed1,1\nbeta4-seed1,1\n", "metrics.csv: 2 rows"),
+        ("checkpoints/beta4-seed1/snapshots.npz", b"PK", "snapshots.npz: damaged"),
+    ],
+)
+def test_a_damaged_run_is_not_resumed(file, content, says, copied, tmp_path):
+    (copied / file).write_bytes(content)
+    line = refused(call(tmp_path, *AGAIN, "--epochs", "4", "--resume"))
+    assert re.search(says, line)
+    assert (copied / file).read_bytes() == content
+
+
+# The reads that Orbax leaves running complain when they end.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_is_not_resumed(copied, tmp_path):
+    files = (copied / "checkpoints" / "beta4-seed1" / "states").rglob("*")
+    largest = max(filter(Path.is_file, files), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 16
+    largest.write_bytes(content)
+    line = refused(call(tmp_path, *AGAIN, "--epochs", "4", "--resume"))
+    assert "checkpoint 2 is damaged" in line
+
+
+def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    flags = (*TINY, "--epochs", "60", "--checkpoint-every", "1000", "--name", "stopped")
+    where = {"cwd": tmp_path, "env": environment(), "text": True}
+    with subprocess.Popen(
+        command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **where
+    ) as process:
+        watchdog = threading.Timer(120, process.kill)
+        watchdog.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            if " epoch " in line:
+                process.send_signal(signal.SIGINT)
+                break
+        _, err = process.communicate()
+        watchdog.cancel()
+    assert process.returncode == 130, err
+    run = tmp_path / "results" / "mnist" / "stopped"
+    [stopped] = re.findall(r"stopped after epoch (\d+) of 60 of beta1-seed0; to go on:", err)
+    states = run / "checkpoints" / "beta1-seed0" / "states"
+    assert [path.name for path in states.iterdir()] == [stopped]
+    assert int(stopped) < 60
+    assert len(rows_of(run)) == int(stopped)
+    assert "Traceback" not in err
+
+    words = shlex.split(err.splitlines()[-1])
+    assert words == ["python", *command(*flags, "--resume")[1:]]
+    done = subprocess.run(
+        [sys.executable, *words[1:]], capture_output=True, timeout=300, check=True, **where
+    )
+    assert done.stderr == ""
+    whole = good(call(tmp_path, *flags, "--name", "whole", draw=False))
+    assert_same_bits(state_of(run, "beta1-seed0", 60), state_of(whole.run, "beta1-seed0", 60))
+    assert rows_of(run) == rows_of(whole.run)
+    assert (figures_of(run) / "samples.png").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_stops_at_once(number, capsys):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop.requested
+        signal.raise_signal(number)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+    assert "again to stop at once" in capsys.readouterr().err
+
+
+def test_ctrl_c_outside_training_is_not_a_traceback(monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mnist, "load_images", interrupted)
+    done = call(tmp_path, *TINY)
+    assert done.code == 130
+    assert len(done.err.splitlines()) == 1
+    assert tree(tmp_path) == {}
+
+
+# Bad input.
+
+
+BAD = {
+    # what is written after `--dataset digits`: what the line must name
+    "--beta -1": "--beta -1.0",
+    "--beta nan": "--beta nan",
+    "--beta inf": "--beta inf",
+    "--beta 1e39": "--beta 1e+39",  # infinite as a float32
+    "--beta 1 2 1": "--beta 1.0",
+    "--beta 1 nan": "--beta nan",
+    "--beta four": "four",
+    "--beta": "--beta",
+    "--seed -1": "--seed -1",
+    "--seed 4294967296": "--seed 4294967296",
+    "--seed 1.5": "1.5",
+    "--seed 3 3": "--seed 3",
+    "--seed": "--seed",
+    "--latent-dim 0": "--latent-dim 0",
+    "--latent-dim two": "two",
+    "--latent-dim": "--latent-dim",
+    "--epochs 0": "--epochs 0",
+    "--epochs 1.5": "1.5",
+    "--batch-size 0": "--batch-size 0",
+    "--batch-size 1438": f"--batch-size 1438: at most the {TRAIN_IMAGES} images of digits",
+    "--checkpoint-every 0": "--checkpoint-every 0",
+    "--hidden 0": "--hidden 0",
+    "--hidden 8 -8": "--hidden -8",
+    "--hidden 8 x": "x",
+    "--learning-rate 0": "--learning-rate 0",
+    "--learning-rate -0.1": "--learning-rate -0.1",
+    "--learning-rate nan": "--learning-rate nan",
+    "--learning-rate inf": "--learning-rate inf",
+    "--network gan": "gan",
+    "--activation step": "step",
+    "--optimizer lbfgs": "lbfgs",
+    "--likelihood poisson": "poisson",
+    "--binarize yes": "yes",
+    "--objective iwae": "iwae",
+    "--dataset cifar": "cifar",
+    "--bogus 1": "--bogus",
+    "--latent-dimm 3": "--latent-dimm",
+    "stray": "stray",
+    "--overwrite yes": "yes",
+    "--overwrite --resume": "--overwrite --resume",
+    "--name ../x": "../x",
+    "--name a/b": "a/b",
+    "--name .": "--name '.'",
+    "--name ''": "--name ''",
+    "--name -x": "--name",
+    "--name 'a\nb'": "'a\\nb'",
+    f"--name {'n' * 121}": "n" * 121,
+    "--scale 0.1": "--scale 0.1",
+    "--likelihood gaussian --scale 0": "--scale 0",
+    "--likelihood gaussian --scale nan": "--scale nan",
+    "--capacity 5 --objective beta": "--capacity 5",
+    "--gamma 5 --objective warmup": "--gamma 5",
+    "--free-bits 1": "--free-bits 1",
+    "--beta 4 --objective elbo": "--beta 4",
+    "--beta 4 --objective capacity": "--beta 4",
+    "--objective capacity --capacity -1": "--capacity -1",
+    "--objective capacity --gamma inf": "--gamma inf",
+    "--objective warmup --warmup-epochs 0": "--warmup-epochs 0",
+    "--objective cyclical --cycle-epochs nan": "--cycle-epochs nan",
+    "--output-dir file": "file",
+    "--output-dir file/below": "file/below",
+    "--resume": "no run to resume",
+    "--data-dir nowhere --dataset mnist": "nowhere",
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    before = tree(tmp_path)
+    done = call(tmp_path, "--dataset", "digits", *shlex.split(flags))
+    assert BAD[flags] in refused(done)
+    assert done.out == ""
+    assert tree(tmp_path) == before
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path):
+    done = subprocess.run(
+        command(*TINY, "--network", "gan"),
+        cwd=tmp_path,
+        env={**environment(), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: invalid choice 'gan' for argument '--network'. Expected one of ('mlp', 'conv').; "
+        "--help lists what is allowed\n"
+    )
+    assert tree(tmp_path) == {}
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
+)
+@pytest.mark.parametrize("mode", [0o500, 0o400])
+def test_a_read_only_output_folder_is_refused(mode, tmp_path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=mode)
+    assert "locked" in refused(call(tmp_path, *TINY, "--output-dir", "locked"))
+    folder.chmod(0o700)
+    assert tree(tmp_path) == {"locked": b"a folder"}
+
+
+@pytest.mark.parametrize("place", ["/dev/null/results", "n" * 300])
+def test_an_output_folder_that_cannot_be_made_is_refused(place, tmp_path):
+    assert place in refused(call(tmp_path, *TINY, "--output-dir", place))
+    assert tree(tmp_path) == {}
+
+
+def test_an_earlier_run_is_not_touched_unasked(copied, tmp_path):
+    before = tree(tmp_path)
+    line = refused(call(tmp_path, *AGAIN))
+    assert copied.name in line
+    assert "--resume" in line
+    assert "--overwrite" in line
+    assert tree(tmp_path) == before
+
+
+def test_an_earlier_run_is_replaced_when_asked(copied, tmp_path):
+    (copied / "figures" / "stale.png").write_bytes(b"of the earlier run")
+    done = good(call(tmp_path, *TINY, *AGAIN[6:], "--epochs", "1", "--overwrite", draw=False))
+    assert done.run == copied
+    assert [row["epoch"] for row in rows_of(copied)] == ["1"]
+    assert not list(copied.rglob("stale.png"))
+    state_of(copied, "beta4-seed1", epoch=1)
+
+
+@pytest.mark.parametrize("make", ["folder", "file"])
+def test_what_is_not_a_run_is_not_overwritten(make, tmp_path):
+    place = tmp_path / "results" / "mnist" / "thesis"
+    place.parent.mkdir(parents=True)
+    if make == "folder":
+        place.mkdir()
+    (place / "chapter.tex" if make == "folder" else place).write_text("three years of work")
+    before = tree(tmp_path)
+    line = refused(call(tmp_path, *TINY, "--name", "thesis", "--overwrite"))
+    assert "thesis" in line
+    assert tree(tmp_path) == before
+
+
+# Data.
+
+
+def test_damaged_data_are_refused_by_the_name_of_the_file(tmp_path):
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    for file, _ in FILES.values():
+        (folder / file).write_bytes(b"\x1f\x8b\x08\x00")
+    before = tree(tmp_path)
+    line = refused(call(tmp_path, "--dataset", "mnist", "--data-dir", "data"))
+    assert any(file in line for file, _ in FILES.values())
+    assert tree(tmp_path) == before
+
+
+def test_without_a_network_mnist_is_refused_soon(tmp_path):
+    import tensorflow_datasets  # noqa: F401 (its import is start-up, not waiting)
+
+    (tmp_path / "empty").mkdir()
+    began = time.monotonic()
+    line = refused(call(tmp_path, "--dataset", "mnist", "--data-dir", "empty"))
+    assert time.monotonic() - began < 5
+    assert line.startswith("error: mnist: ")
+    assert "--data-dir" in line
+    assert tree(tmp_path) == {"empty": b"a folder"}
+
+
+def test_without_a_network_auto_is_digits_and_says_so(tmp_path):
+    done = call(tmp_path, *TINY, "--dataset", "auto", "--epochs", "1", draw=False)
+    assert done.code == 0
+    [warning] = done.err.splitlines()
+    assert warning.startswith("warning: mnist is not available (")
+    assert "--data-dir" in warning
+    assert done.run.name == "digits-mlp8-z2-beta1-seed0"
+    for name in ("config.json", "summary.json"):
+        assert read_json(done.run / name)["dataset"] == "digits"
+
+
+# Every choice.
+
+
+CHOICES = {field: tuple(table) for field, table in TABLES.items() if field != "dataset"}
+CHOICES["latent_dim"] = ("2", "1", "5")
+# Run i takes the i-th value of each field, or the first where there are no more: every value
+# is met, not every pair.
+RUNS = [
+    {field: (*values, *[values[0]] * i)[i] for field, values in CHOICES.items()}
+    for i in range(max(map(len, CHOICES.values())))
+]
+
+
+@pytest.mark.usefixtures("quick_compiler")
+@pytest.mark.parametrize("settings", RUNS, ids=lambda settings: "-".join(settings.values()))
+def test_every_choice_trains_and_is_drawn(settings, tmp_path):
+    flags = [word for field, value in settings.items() for word in (flag_of(field), value)]
+    # Plain gradients of a sum over 784 pixels are large.
+    rate = "1e-6" if settings["optimizer"] == "sgd" else "1e-3"
+    done = good(call(tmp_path, *TINY, "--epochs", "1", "--learning-rate", rate, *flags))
+    [row] = rows_of(done.run)
+    assert all(math.isfinite(float(text)) for name, text in row.items() if name != "member")
+    [member] = read_json(done.run / "summary.json")["members"]
+    assert member["problem"] is None
+    assert len(member["kl_per_dim"]) == int(settings["latent_dim"])
+    scheduled = {"capacity": "train_capacity", "free_bits": None}
+    column = scheduled.get(settings["objective"], "train_kl_weight")
+    assert column is None or float(row[column]) > 0
+    config = read_json(done.run / "config.json")
+    assert {field: str(config[field]) for field in settings} == settings
+    assert_figures(figures_of(done.run), int(settings["latent_dim"]))
+
+
+# Divergence.
+
+
+def test_a_member_that_diverges_is_named(tmp_path):
+    done = call(tmp_path, *TINY, "--epochs", "2", "--learning-rate", "1e30")
+    assert (done.code, done.err) == (1, "")
+    [member] = read_json(done.run / "summary.json")["members"]
+    assert member["problem"].startswith("diverged in epoch 1 ")
+    assert f"beta1-seed0: {member['problem']}" in done.out
+    assert read_json(done.run / "summary.json")["by_beta"] == []
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_diverged_member_leaves_its_siblings_alone(tmp_path):
+    # Without Adam's normalisation the gradient of 1e30 KL throws the weights to infinity.
+    flags = (*TINY, "--epochs", "2", "--optimizer", "sgd", "--learning-rate", "1e-6", "--beta")
+    both = call(tmp_path, *flags, "1e30", "1")
+    alone = good(call(tmp_path, *flags, "1", draw=False))
+    assert (both.code, both.err) == (1, "")
+    bad, fine = read_json(both.run / "summary.json")["members"]
+    [only] = read_json(alone.run / "summary.json")["members"]
+    assert (bad["name"], fine["name"]) == ("beta1e+30-seed0", "beta1-seed0")
+    assert "diverged in epoch 1" in bad["problem"]
+    assert fine == only
+    assert rows_of(both.run) == rows_of(alone.run)
+    assert [entry["beta"] for entry in read_json(both.run / "summary.json")["by_beta"]] == [1]
+    figures = both.run / "figures"
+    assert [path.name for path in figures.iterdir()] == ["beta1-seed0"]
+    assert_figures(figures / "beta1-seed0", latent_dim=2)
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_member_that_diverges_late_keeps_its_last_good_epoch(tmp_path):
+    """In the last step of an epoch, with no later loss to betray it."""
+    # One step an epoch; the weight of the KL is 0 at the first and 1e29 at the second.
+    flags = ("--objective", "warmup", "--beta", "1e30", "--optimizer", "sgd")
+    flags += ("--learning-rate", "1e-6", "--batch-size", str(TRAIN_IMAGES))
+    done = call(tmp_path, *TINY, *flags, "--epochs", "3")
+    assert (done.code, done.err) == (1, "")
+    [row] = rows_of(done.run)
+    [member] = read_json(done.run / "summary.json")["members"]
+    assert row["epoch"] == "1"
+    assert member["problem"].startswith("diverged in epoch 2 ")
+    assert member["neg_elbo"] == float(row["test_neg_elbo"])
+    assert_figures(figures_of(done.run), latent_dim=2)
+
+
+# The flags.
+
+
+def test_the_choices_are_the_tables_of_the_library():
+    hints = typing.get_type_hints(mnist.Config)
+    literals = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.Literal}
+    assert literals == set(TABLES)
+    for field, table in TABLES.items():
+        assert sorted(typing.get_args(hints[field])) == sorted(table)
+
+
+def documented() -> dict[str, str]:
+    """The text under each field of Config, on one line."""
+    [config] = ast.parse(inspect.getsource(mnist.Config)).body
+    assert isinstance(config, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(ast.literal_eval(text.value).split())
+        for field, text in itertools.pairwise(config.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+
+
+def test_help_explains_every_flag_and_its_default(tmp_path):
+    done = good(call(tmp_path, "--help"))
+    entries = {}
+    # A frame of lines where the output is UTF-8, of blanks where it is not.
+    for entry in re.split(r"^[│ ] (?=--\w)", done.out, flags=re.MULTILINE)[1:]:
+        words = re.sub("[│╭╮╰╯─]", " ", entry).split()
+        entries[words[0]] = " ".join(words)
+    fields, texts = dataclasses.fields(mnist.Config), documented()
+    assert set(entries) == {flag_of(field.name) for field in fields}
+    for field in fields:
+        entry, default = entries[flag_of(field.name)], field.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        shown = shown.removesuffix(".0") if field.name == "beta" else shown
+        assert texts[field.name] in entry
+        assert re.search(rf"\(default: {re.escape(shown)}(\.0)?\)$", entry)
+    assert tree(tmp_path) == {}
+
+
+# The pure helpers.
+
+
+@pytest.mark.parametrize(
+    ("epochs", "kept"),
+    [
+        (1, [1]),
+        (2, [1, 2]),
+        (3, [1, 2, 3]),
+        (20, [1, 2, 5, 10, 20]),
+        (60, [1, 2, 5, 10, 20, 50, 60]),
+        (1000, [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]),
+    ],
+)
+def test_snapshot_epochs(epochs, kept):
+    assert snapshot_epochs(epochs) == kept
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599.6, "1:00:00"), (36_061, "10:01:01")],
+)
+def test_clock(seconds, shown):
+    assert clock(seconds) == shown
+
+
+def test_members_are_every_pair_with_settings_in_steps():
+    config = mnist.validate(
+        mnist.Config(beta=(0.5, 2.0), seed=(3, 4), objective="warmup", warmup_epochs=2.5)
+    )
+    members = mnist.members_of(config, steps_per_epoch=100)
+    assert [(m.columns["beta"], m.seed) for m in members] == [(0.5, 3), (0.5, 4), (2, 3), (2, 4)]
+    for member in members:
+        assert member.hyper.beta == member.columns["beta"]
+        assert member.hyper.warmup_steps == 250
+        types = {(str(leaf.dtype), leaf.shape) for leaf in jax.tree.leaves(member.hyper)}
+        assert types == {("float32", ())}
+
+
+def test_settings_that_are_not_given_get_the_defaults_of_their_objective():
+    config = mnist.validate(mnist.Config(objective="capacity", gamma=7.0))
+    assert (config.capacity, config.capacity_epochs, config.gamma) == (10, 10, 7)
+    assert (config.warmup_epochs, config.free_bits, config.scale) == (None, None, None)
+    assert config.hidden == (512, 256)
+    assert mnist.validate(mnist.Config(likelihood="gaussian", hidden=())).scale == 0.1
+    assert mnist.validate(config) == config
+
+
+def test_names_say_what_was_trained():
+    config = mnist.validate(
+        mnist.Config(
+            beta=(1e-5, 4.0), hidden=(), latent_dim=7, binarize="dynamic", dataset="kmnist"
+        )
+    )
+    name = "kmnist-mlplinear-z7-dynamic-beta1e-05+4-seed0"
+    assert mnist.run_name(config) == name
+    assert RunFolder.at(Path("r"), "mnist", name).path == Path("r", "mnist", name)
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_json("a.json", {"x": [1.0, math.nan, {"y": -math.inf}], "z": (2, "nan")})
+    assert read_json(tmp_path / "a.json") == {"x": [1.0, None, {"y": None}], "z": [2, "nan"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_the_largest_float32_is_allowed():
+    check_members("--beta", [float(np.finfo(np.float32).max)], "", low=0)
+    with pytest.raises(UsageError, match=r"--beta 3.41e\+38: finite"):
+        check_members("--beta", [3.41e38], "finite", low=0)
