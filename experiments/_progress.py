@@ -37,7 +37,7 @@ class TrainingProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("compiling", total=total_epochs, completed=done, left="")
+        self._task = self._bar.add_task("first epoch", total=total_epochs, completed=done, left="")
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()

@@ -287,7 +287,7 @@ class RunFolder:
             earlier = self.read_json("provenance.json").get("runs", [])
         entry = {
             "command": shlex.join(["python", "-m", module_name(), *sys.argv[1:]]),
-            "commit": _commit(),
+            "commit": commit(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "wall_time_seconds": round(time.monotonic() - self._started, 1),
             "versions": {"python": platform.python_version(), **_versions()},
@@ -326,7 +326,7 @@ def module_name() -> str:
     return spec.name if spec is not None else Path(sys.argv[0]).stem
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, marked where files differ from it; None outside a checkout."""
     root = Path(__file__).parents[1]
 

@@ -106,14 +106,12 @@ def train(
     """
     rows = {member.name: list((saved or {}).get(member.name, ())) for member in members}
     total = loop.epochs * len(members)
-    with (
-        StopRequest() as stop,
-        TrainingProgress(total, done=sum(map(len, rows.values()))) as progress,
-    ):
+    with StopRequest() as stop:
         began = time.perf_counter()
         loop = loop._replace(trainer=_compiled(loop, members[0]))
-        progress.say(f"compiled in {time.perf_counter() - began:.1f} s")
-        return [_train_member(loop, member, run, rows, stop, progress) for member in members]
+        print(f"compiled in {time.perf_counter() - began:.1f} s", flush=True)
+        with TrainingProgress(total, done=sum(map(len, rows.values()))) as progress:
+            return [_train_member(loop, member, run, rows, stop, progress) for member in members]
 
 
 def _compiled(loop: Loop, member: Member) -> Trainer:

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import csv
 import dataclasses
+import errno
 import functools
 import inspect
 import io
@@ -190,6 +191,8 @@ def assert_figures(folder: Path, latent_dim: int) -> None:
                 assert np.isfinite(arrays[array]).all()
                 if array in ("originals", "reconstructions", "samples", "images"):
                     assert 0 <= arrays[array].min() < arrays[array].max() <= 1
+            if name in ("manifold", "traversals"):
+                assert (np.ptp(arrays["images"], axis=1) > 0).any(), f"{name} stands still"
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +212,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """Two betas by two seeds, two epochs each."""
+    """Two betas by two seeds, two epochs each, from a narrow terminal into a file."""
     flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")
-    return good(call(tmp_path_factory.mktemp("sweep"), *flags))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "40")
+        return good(call(tmp_path_factory.mktemp("sweep"), *flags))
 
 
 @pytest.fixture
@@ -565,6 +570,15 @@ def test_ctrl_c_outside_training_is_not_a_traceback(monkeypatch, tmp_path):
     assert tree(tmp_path) == {}
 
 
+def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
+
+    monkeypatch.setattr(RunFolder, "write_rows", full)
+    done = call(tmp_path, *TINY, "--epochs", "1")
+    assert (done.code, done.err) == (1, "error: metrics.csv: No space left on device\n")
+
+
 # Bad input.
 
 
@@ -579,7 +593,7 @@ BAD = {
     "--beta four": "four",
     "--beta": "--beta",
     "--seed -1": "--seed -1",
-    "--seed 4294967296": "--seed 4294967296",
+    "--seed 2147483648": "--seed 2147483648",
     "--seed 1.5": "1.5",
     "--seed 3 3": "--seed 3",
     "--seed": "--seed",
@@ -596,6 +610,7 @@ BAD = {
     "--hidden 8 x": "x",
     "--learning-rate 0": "--learning-rate 0",
     "--learning-rate -0.1": "--learning-rate -0.1",
+    "--learning-rate 1e-50": "--learning-rate 1e-50",  # nothing as a float32
     "--learning-rate nan": "--learning-rate nan",
     "--learning-rate inf": "--learning-rate inf",
     "--network gan": "gan",
@@ -629,6 +644,8 @@ BAD = {
     "--objective capacity --gamma inf": "--gamma inf",
     "--objective warmup --warmup-epochs 0": "--warmup-epochs 0",
     "--objective cyclical --cycle-epochs nan": "--cycle-epochs nan",
+    "--objective cyclical --cycle-epochs 0.1": "--cycle-epochs 0.1",  # 11 steps an epoch
+    f"--seed {' '.join(map(str, range(60)))}": "--name: the settings make one of ",
     "--output-dir file": "file",
     "--output-dir file/below": "file/below",
     "--resume": "no run to resume",
@@ -774,9 +791,13 @@ def test_every_choice_trains_and_is_drawn(settings, tmp_path):
     [member] = read_json(done.run / "summary.json")["members"]
     assert member["problem"] is None
     assert len(member["kl_per_dim"]) == int(settings["latent_dim"])
-    scheduled = {"capacity": "train_capacity", "free_bits": None}
-    column = scheduled.get(settings["objective"], "train_kl_weight")
-    assert column is None or float(row[column]) > 0
+    # The mean over steps 0 to 4 of a rise over 10 epochs or half a cycle of 5, at the defaults.
+    scheduled = {"warmup": 2 / 50, "cyclical": 2 / 12.5, "capacity": 10 * 2 / 50}
+    column = "train_capacity" if settings["objective"] == "capacity" else "train_kl_weight"
+    if settings["objective"] != "free_bits":
+        rounding = (STEPS + 1) * np.finfo(np.float32).eps
+        expected = scheduled.get(settings["objective"], 1.0)
+        assert math.isclose(float(row[column]), expected, rel_tol=rounding)
     config = read_json(done.run / "config.json")
     assert {field: str(config[field]) for field in settings} == settings
     assert_figures(figures_of(done.run), int(settings["latent_dim"]))
@@ -827,6 +848,12 @@ def test_a_member_that_diverges_late_keeps_its_last_good_epoch(tmp_path):
     assert member["problem"].startswith("diverged in epoch 2 ")
     assert member["neg_elbo"] == float(row["test_neg_elbo"])
     assert_figures(figures_of(done.run), latent_dim=2)
+    [checkpoint] = (done.run / "checkpoints" / "beta1e+30-seed0" / "states").iterdir()
+    assert checkpoint.name == "1"
+    again = call(tmp_path, *TINY, *flags, "--epochs", "3", "--resume", draw=False)
+    assert (again.code, again.err) == (1, "")
+    assert rows_of(done.run) == [row]
+    assert read_json(done.run / "summary.json")["members"] == [member]
 
 
 # The flags.
