@@ -374,6 +374,7 @@ def test_a_sweep_reports_a_mean_and_its_standard_error_for_each_beta(sweep):
             assert entry[name]["mean"] == pytest.approx(statistics.fmean(values), rel=1e-12)
             error = statistics.stdev(values) / math.sqrt(2)
             assert entry[name]["standard_error"] == pytest.approx(error, rel=1e-9)
+        assert entry["neg_elbo"]["standard_error"] > 0
     for seed in (0, 1):  # the same weights and noise: only beta differs
         assert members[4.0, seed]["kl"] < members[0.5, seed]["kl"]
 
