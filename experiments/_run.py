@@ -55,6 +55,9 @@ def main(config_type: type[Config], run: Callable[[Config], None], prog: str) ->
         run: the experiment.
         prog: how the experiment is called, `python -m experiments.mnist`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no ±
     try:
         config = parse(config_type, prog)
         enable_compilation_cache()
@@ -63,7 +66,7 @@ def main(config_type: type[Config], run: Callable[[Config], None], prog: str) ->
         print(stop, file=sys.stderr)
         raise SystemExit(130) from None
     except KeyboardInterrupt:
-        print("stopped; nothing since the last checkpoint was kept", file=sys.stderr)
+        print("stopped at once; --resume goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:
         # A full or vanished disk in mid-run: earlier checkpoints stay good.

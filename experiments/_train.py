@@ -224,10 +224,13 @@ def saved_rows(run: RunFolder, members: Sequence[Member], epochs: int) -> dict[s
         By the member's name, one row for each epoch of its checkpoint.
 
     Raises:
-        UsageError: if rows are missing or damaged, or there are more epochs already.
+        UsageError: if rows are missing or damaged, if checkpoints are missing, or if there are
+            more epochs already.
     """
     done = {member.name: _latest_checkpoint(run, member) for member in members}
     rows: dict[str, list[Row]] = {name: [] for name in done}
+    written = dict.fromkeys(done, 0)
+    started = run.read_json("config.json")
     integers = ("epoch", "seed", "active_dims")
     path = run.path / "metrics.csv"
     try:
@@ -236,6 +239,7 @@ def saved_rows(run: RunFolder, members: Sequence[Member], epochs: int) -> dict[s
                 name: text if name == "member" else (int if name in integers else float)(text)
                 for name, text in texts.items()
             }
+            written[row["member"]] += 1
             if row["epoch"] <= done[row["member"]]:
                 rows[row["member"]].append(row)
     except (LookupError, TypeError, ValueError) as error:
@@ -245,6 +249,14 @@ def saved_rows(run: RunFolder, members: Sequence[Member], epochs: int) -> dict[s
             raise UsageError(
                 f"{path}: {len(own)} rows of {name}, the checkpoint to resume from needs "
                 f"{done[name]}; --overwrite starts again"
+            )
+        # A killed run may lack the checkpoint that it was writing, but not more than that.
+        lost = written[name] - done[name] >= 2 * int(started.get("checkpoint_every", 1))
+        finished = written[name] >= int(started.get("epochs", 0)) and written[name] > 0
+        if lost or (finished and done[name] == 0):
+            raise UsageError(
+                f"{run.checkpoints / name}: no checkpoint of the last of {written[name]} epochs; "
+                "--overwrite starts again"
             )
         if done[name] > epochs:
             raise UsageError(f"--epochs {epochs}: {name} has been trained for {done[name]}")

@@ -336,8 +336,12 @@ def run(config: Config) -> None:
             pictures.draw(result, final, folder.figures / result.member.name, title=title)
     folder.write_json("summary.json", summary(config, trained, finals))
     folder.write_provenance({"source": images.source, "sha256": images.sha256})
-    show(config, trained, finals)
-    print(f"figures, metrics.csv and summary.json are in {folder.path}")
+    if any(result.problem is None for result in trained):
+        show(config, trained, finals)
+    left = [
+        name for name in ("figures", "metrics.csv", "summary.json") if (folder.path / name).exists()
+    ]
+    print(f"{', '.join(left)}: in {folder.path}")
     if any(result.problem for result in trained):
         raise SystemExit(1)
 

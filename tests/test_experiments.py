@@ -571,6 +571,17 @@ def test_ctrl_c_outside_training_is_not_a_traceback(monkeypatch, tmp_path):
     assert tree(tmp_path) == {}
 
 
+def test_a_resume_without_its_checkpoints_is_refused(tmp_path):
+    done = good(call(tmp_path, *TINY, "--epochs", "1", draw=False))
+    shutil.rmtree(done.run / "checkpoints")
+    before = tree(done.run)
+    again = call(tmp_path, *TINY, "--epochs", "2", "--resume")
+    assert again.code == 2
+    assert again.err.startswith("error: ")
+    assert again.err.endswith("no checkpoint of the last of 1 epochs; --overwrite starts again\n")
+    assert tree(done.run) == before
+
+
 def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.csv")
@@ -813,6 +824,7 @@ def test_a_member_that_diverges_is_named(tmp_path):
     [member] = read_json(done.run / "summary.json")["members"]
     assert member["problem"].startswith("diverged in epoch 1 ")
     assert f"beta1-seed0: {member['problem']}" in done.out
+    assert done.out.splitlines()[-1].startswith("summary.json: in ")
     assert read_json(done.run / "summary.json")["by_beta"] == []
 
 

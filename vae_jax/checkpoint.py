@@ -75,7 +75,8 @@ class Checkpoints:
         """The number of the latest complete checkpoint, or None."""
         if not self._folder.is_dir():
             return None
-        newest = self._orbax.latest
+        with _quiet():
+            newest = self._orbax.latest
         return None if newest is None else newest.step
 
     def save(self, number: int, state: PyTree) -> None:
@@ -113,7 +114,7 @@ class Checkpoints:
 
     def _not_saved(self, number: int, error: Exception) -> CheckpointError:
         reason = _line(error)
-        return CheckpointError(f"{self._folder.name}: checkpoint {number} was not saved: {reason}")
+        return CheckpointError(f"{self._folder}: checkpoint {number} was not saved: {reason}")
 
     def restore(self, like: PyTree, number: int | None = None) -> PyTree:
         """Load a checkpoint, every bit of it checked.
@@ -132,8 +133,8 @@ class Checkpoints:
         """
         number = self.latest if number is None else number
         if number is None:
-            raise CheckpointError(f"{self._folder.name}: there is no checkpoint to restore")
-        where = f"{self._folder.name}: checkpoint {number}"
+            raise CheckpointError(f"{self._folder}: there is no checkpoint to restore")
+        where = f"{self._folder}: checkpoint {number}"
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
