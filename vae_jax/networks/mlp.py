@@ -8,6 +8,10 @@ from jaxtyping import Array, Float
 
 from vae_jax.types import Activation
 
+# Uniform with variance 1 / (3 fan_in), the scale of PyTorch's linear layers: with linen's own,
+# three times the variance, 784-400-20 on MNIST ends 0.6 nats worse after 20 epochs.
+KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
 
 class MLPEncoder(nn.Module):
     """x -> the mean and log-variance of q(z | x), side by side.
@@ -27,8 +31,8 @@ class MLPEncoder(nn.Module):
         """Encode one example, flattened."""
         h = x.reshape(-1)
         for width in self.hidden:
-            h = self.activation(nn.Dense(width)(h))
-        return nn.Dense(2 * self.latent_dim)(h)
+            h = self.activation(nn.Dense(width, kernel_init=KERNEL_INIT)(h))
+        return nn.Dense(2 * self.latent_dim, kernel_init=KERNEL_INIT)(h)
 
 
 class MLPDecoder(nn.Module):
@@ -49,5 +53,6 @@ class MLPDecoder(nn.Module):
         """Decode one latent vector."""
         h = z
         for width in self.hidden:
-            h = self.activation(nn.Dense(width)(h))
-        return nn.Dense(math.prod(self.theta_shape))(h).reshape(self.theta_shape)
+            h = self.activation(nn.Dense(width, kernel_init=KERNEL_INIT)(h))
+        theta = nn.Dense(math.prod(self.theta_shape), kernel_init=KERNEL_INIT)(h)
+        return theta.reshape(self.theta_shape)
