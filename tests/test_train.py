@@ -137,7 +137,9 @@ def test_the_unweighted_elbo_is_reported_whatever_was_optimised(images):
     # One step: the same weights and the same noise, only the bound differs.
     assert float(metrics[1.0]["elbo"]) == pytest.approx(float(metrics[10.0]["elbo"]), rel=1e-6)
     one, ten = (float(metrics[b]["loss"]) for b in (1.0, 10.0))
-    assert ten - one == pytest.approx(9 * float(metrics[1.0]["kl"]), rel=1e-4)
+    # Each of the two losses, near 550 nats, is rounded to float32.
+    rounding = 2 * float(np.spacing(np.float32(ten)))
+    assert ten - one == pytest.approx(9 * float(metrics[1.0]["kl"]), abs=rounding)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
