@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from experiments._train import Trained, snapshot_epochs
 from vae_jax.data import ImageData
-from vae_jax.evaluation import ACTIVE_KL, ElboEstimate
+from vae_jax.evaluation import ACTIVE_KL
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
 from vae_jax.types import Params, PRNGKey
@@ -49,20 +49,19 @@ class ImagePictures(NamedTuple):
         first = [int(np.argmax(labels == label)) for label in np.unique(labels)]
         return self._prepared(self.images.test_images[first])
 
-    def draw(self, result: Trained, final: ElboEstimate, folder: Path, *, title: str) -> None:
+    def draw(self, result: Trained, folder: Path, *, title: str) -> None:
         """Draw every figure of a member, each with the arrays behind it.
 
         Args:
-            result: the member, trained.
-            final: its evaluation on the test split.
+            result: the member, trained, with its parameters.
             folder: where the figures go.
             title: what was trained.
         """
         # Here, not above: Matplotlib is not needed before training ends.
         from vae_jax import figures
 
-        params, latent_dim = result.state.params, self.vae.latent_dim
-        kl = np.asarray(final.kl_per_dim)
+        params, latent_dim = result.params, self.vae.latent_dim
+        kl = np.asarray(result.final.kl_per_dim)
         save = figures.save
 
         epochs, train, test = _curves(result)

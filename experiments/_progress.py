@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,15 +17,17 @@ def console() -> Console:
 
 
 class TrainingProgress:
-    """A line for each epoch of each member; use it as a context manager.
+    """A line for each epoch; use it as a context manager.
 
     Args:
-        total_epochs: epochs of all members together.
-        done: epochs that an earlier run has done already.
+        models: how many are trained.
+        epochs: of each.
+        done: epochs, of all models together, that an earlier run has done already.
     """
 
-    def __init__(self, total_epochs: int, done: int = 0) -> None:
-        self._total = total_epochs
+    def __init__(self, models: int, epochs: int, done: int = 0) -> None:
+        self._models, self._epochs = models, epochs
+        self._total = models * epochs
         self._done = self._first = done
         self._began = time.monotonic()
         self.console = console()
@@ -37,7 +40,7 @@ class TrainingProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("first epoch", total=total_epochs, completed=done, left="")
+        self._task = self._bar.add_task("first epoch", total=self._total, completed=done, left="")
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()
@@ -55,30 +58,44 @@ class TrainingProgress:
         """Print one line above the bar."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def epoch(self, member: str, epoch: int, epochs: int, row: Mapping[str, float]) -> None:
-        """Report a finished epoch.
+    def epoch(self, name: str, epoch: int, rows: Sequence[Mapping[str, Any]], failed: int) -> None:
+        """Report an epoch that some members have finished together.
 
         Args:
-            member: its name.
+            name: what they are called.
             epoch: its number, from 1.
-            epochs: how many the member runs.
-            row: the row of `metrics.csv`.
+            rows: their rows of `metrics.csv`.
+            failed: members that failed in it; their remaining epochs are not waited for.
         """
-        self._done += 1
+        self._done += len(rows)
+        self._total -= failed * (self._epochs - epoch + 1)
         elapsed = time.monotonic() - self._began
-        left = elapsed / (self._done - self._first) * (self._total - self._done)
-        self.say(
-            f"{member}  epoch {epoch:>{len(str(epochs))}}/{epochs}"
-            f"  -ELBO {row['test_neg_elbo']:8.2f}"
-            f"  reconstruction {row['test_reconstruction']:8.2f}"
-            f"  KL {row['test_kl']:6.2f}"
-            f"  active {row['active_dims']:d}"
-            f"  {row['images_per_second']:,.0f} images/s"
-            f"  {clock(left)} left"
-        )
+        rate = max(self._done - self._first, 1) / elapsed
+        left = f"{clock((self._total - self._done) / rate)} left"
+        parts = [f"{name}  epoch {epoch:>{len(str(self._epochs))}}/{self._epochs}"]
+        if rows:
+            parts += [
+                f"-ELBO {_range(rows, 'test_neg_elbo', 8, 2)}",
+                f"reconstruction {_range(rows, 'test_reconstruction', 8, 2)}",
+                f"KL {_range(rows, 'test_kl', 6, 2)}",
+                f"active {_range(rows, 'active_dims', 0, 0)}",
+                f"{rows[0]['images_per_second']:,.0f} images/s",
+            ]
+        if self._models > 1:
+            parts.append(f"{self._done}/{self._total} models x epochs")
+            parts.append(f"{3600 * rate / self._epochs:,.0f} models/h")
+        self.say("  ".join([*parts, left]))
         self._bar.update(
-            self._task, completed=self._done, description=member, left=f"{clock(left)} left"
+            self._task, total=self._total, completed=self._done, description=name, left=left
         )
+
+
+def _range(rows: Sequence[Mapping[str, Any]], column: str, width: int, digits: int) -> str:
+    """A number, or from the least to the largest of several."""
+    values = [row[column] for row in rows]
+    if len(values) == 1:
+        return f"{values[0]:{width}.{digits}f}"
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
 
 def clock(seconds: float) -> str:

@@ -25,7 +25,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 Config = TypeVar("Config")
+Row = dict[str, Any]
 
 # Settings that say where or for how long, not what is trained: a resumed run may change them.
 NOT_THE_MODEL = {
@@ -35,7 +38,18 @@ NOT_THE_MODEL = {
     "name",
     "overwrite",
     "resume",
+    "requeue",
     "checkpoint_every",
+    "figures",
+    "merge",
+    "launch",
+    "slices",
+    "launch_options",
+    "distributed",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "heartbeat",
 }
 
 
@@ -158,7 +172,10 @@ def check_members(flag: str, values: Sequence[float], allowed: str, low: float) 
     check(len(values) > 0, flag, "(nothing)", "at least one value is needed")
     for value in values:
         check(is_finite(value) and value >= low, flag, value, allowed)
-        check(list(values).count(value) == 1, flag, value, "given twice; members must differ")
+        # Two numbers that are one in float32 would train the same model twice.
+        kind = int if isinstance(value, int) else np.float32
+        same = [other for other in values if kind(other) == kind(value)]
+        check(len(same) == 1, flag, value, "given twice; members must differ")
 
 
 class RunFolder:
@@ -166,10 +183,12 @@ class RunFolder:
 
     Args:
         path: the folder.
+        writes: whether this process writes; one of several does.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self._writes = writes
         self.figures = path / "figures"
         self.checkpoints = path / "checkpoints"
         self._started = time.monotonic()
@@ -262,21 +281,27 @@ class RunFolder:
             raise UsageError(f"{self.path / name}: a JSON object is needed")
         return value
 
-    def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_rows(self, name: str, rows: Sequence[Row]) -> None:
         """Write a CSV file whole or not at all; the first row names the columns."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        self._replace(name, text.getvalue())
+        if rows:
+            self._replace(name, _as_csv(rows, header=True))
+
+    def append_rows(self, name: str, rows: Sequence[Row]) -> None:
+        """Add rows to a CSV file, which is made if it is not there."""
+        if not (rows and self._writes):
+            return
+        path = self.path / name
+        with path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_as_csv(rows, header=file.tell() == 0))
 
     def read_rows(self, name: str) -> list[dict[str, str]]:
         """Read a CSV file; an absent one has no rows."""
         path = self.path / name
         if not path.exists():
             return []
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        # A killed run may have left half a line; it is one that will be run again.
+        whole = path.read_text("utf-8").rpartition("\n")[0]
+        return list(csv.DictReader(io.StringIO(whole)))
 
     def write_provenance(self, data: Mapping[str, Any]) -> None:
         """Add to what made the results: command, code, versions, machine, data, time.
@@ -303,9 +328,20 @@ class RunFolder:
         self.write_json("provenance.json", {"runs": [*earlier, entry]})
 
     def _replace(self, name: str, text: str) -> None:
+        if not self._writes:
+            return
         temporary = self.path / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(self.path / name)
+
+
+def _as_csv(rows: Sequence[Row], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def as_json(config: Any) -> dict[str, Any]:

@@ -1,43 +1,40 @@
-"""The training loop that every experiment runs: members one after the other, resumable."""
+"""The training loop that every experiment runs: a sweep in chunks, resumable to the bit.
 
-import itertools
+A single model is a sweep of one member. A chunk is one compiled program; where the memory
+takes all members there is one chunk.
+"""
+
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from experiments._grid import Member
 from experiments._progress import TrainingProgress
-from experiments._run import Interrupted, RunFolder, UsageError, module_name
+from experiments._run import Interrupted, Row, RunFolder, module_name
+from experiments._saved import Snapshots, load_population, trimmed
+from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.evaluation import ElboEstimate
-from vae_jax.train import Trainer, TrainState
-from vae_jax.types import Hyper, Params
-
-Row = dict[str, Any]
-
-
-class Member(NamedTuple):
-    """One model of a run.
-
-    Attributes:
-        name: what tells it from its siblings, `beta4-seed0`; its folder's name.
-        seed: of its root key.
-        hyper: its swept numbers.
-        columns: the same as columns of `metrics.csv`, `{"beta": 4.0, "seed": 0}`.
-    """
-
-    name: str
-    seed: int
-    hyper: Hyper
-    columns: dict[str, float]
+from vae_jax.sweep import (
+    CAUSES,
+    Members,
+    Plan,
+    Report,
+    Status,
+    Sweep,
+    make_members,
+    place_members,
+    plan_chunks,
+)
+from vae_jax.types import Params
 
 
 class Trained(NamedTuple):
@@ -45,140 +42,282 @@ class Trained(NamedTuple):
 
     Attributes:
         member: which.
-        state: its last state; the last finite one if it diverged.
         rows: its rows of `metrics.csv`.
-        snapshots: pictures after some epochs, `{epoch: [n, height, width, channels]}`.
+        final: its evaluation, of its last good state if it diverged.
         problem: why training ended early, or None.
+        params: its parameters on the host, where they were asked for.
+        snapshots: pictures after some epochs, `{epoch: [n, height, width, channels]}`,
+            where they were asked for.
     """
 
     member: Member
-    state: TrainState
     rows: list[Row]
-    snapshots: dict[int, np.ndarray]
+    final: ElboEstimate
     problem: str | None
+    params: Params | None
+    snapshots: dict[int, np.ndarray]
 
 
 class Loop(NamedTuple):
-    """What the loop needs besides a member.
+    """What the loop needs besides the members.
 
     Attributes:
-        trainer: the compiled training functions.
-        data: the stored training examples, on the device.
-        evaluate: the ELBO of the test split.
+        sweep: the functions that train a population.
+        mesh: the devices that members are spread over, or None for one.
+        data: the stored training examples.
+        test: the stored test examples.
         picture: pictures to keep of some epochs, means in [0, 1].
         epochs: how many.
-        steps_per_epoch: minibatches in one.
-        batch_size: images in a minibatch.
+        batch_size: examples in a minibatch.
         checkpoint_every: epochs between checkpoints.
+        chunk: members in the program at once; None is what the memory takes.
     """
 
-    trainer: Trainer
-    data: jax.Array
-    evaluate: Callable[[Params], ElboEstimate]
-    picture: Callable[[Params], jax.Array]
+    sweep: Sweep
+    mesh: sharding.Mesh | None
+    data: np.ndarray
+    test: np.ndarray
+    picture: Callable[[Params], Any]
     epochs: int
-    steps_per_epoch: int
     batch_size: int
     checkpoint_every: int
+    chunk: int | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Minibatches in an epoch."""
+        return len(self.data) // self.batch_size
+
+
+class Chunk(NamedTuple):
+    """Some members that are trained as one program.
+
+    Attributes:
+        members: which.
+        size: members of the program; what is missing is filled up.
+        num_seeds: seeds that the program has room for.
+        folder: of their checkpoints and pictures.
+    """
+
+    members: list[Member]
+    size: int
+    num_seeds: int
+    folder: Path
+
+    def population(self) -> Members:
+        """The members as the program takes them, on the host."""
+        return make_members(
+            [member.hyper for member in self.members],
+            [member.seed for member in self.members],
+            size=self.size,
+            num_seeds=self.num_seeds,
+        )
+
+    def __str__(self) -> str:
+        """The member's name, or how many there are."""
+        return self.members[0].name if len(self.members) == 1 else f"{len(self.members)} models"
+
+
+def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
+    """Cut a sweep into chunks that fit the memory of the devices."""
+    shards = sharding.num_shards(loop.mesh)
+
+    def bytes_of(size: int) -> int:
+        some = [members[i % len(members)] for i in range(size)]
+        return _bytes_used(_compiled(loop, Chunk(some, size, len(members), Path())))
+
+    if loop.chunk is None and len(members) > shards:
+        return plan_chunks(len(members), bytes_of, sharding.free_bytes(), shards=shards)
+    return plan_chunks(len(members), None, None, chunk=loop.chunk, shards=shards)
+
+
+def described_plan(plan: Plan, execution: str) -> str:
+    """`24 models (map): 13.0 MB a model and 119 MB besides, of 18,000 MB free on a device`."""
+    words = f"{sum(plan.sizes)} models ({execution})"
+    if len(plan.sizes) > 1:
+        words += f" in {len(plan.sizes)} chunks of {plan.sizes[0]}"
+    if plan.free_bytes is not None:
+        words += (
+            f": {plan.member_bytes / 1e6:.1f} MB a model and {plan.fixed_bytes / 1e6:.0f} MB "
+            f"besides, of {plan.free_bytes / 1e6:,.0f} MB free on a device"
+        )
+    return words
+
+
+def chunks_of(plan: Plan, members: Sequence[Member], folder: Path) -> list[Chunk]:
+    """The members of each chunk, in order, their folders below one."""
+    ends = [int(end) for end in np.cumsum(plan.sizes)]
+    shares = [list(members[end - size : end]) for end, size in zip(ends, plan.sizes, strict=True)]
+    num_seeds = max(len({member.seed for member in share}) for share in shares)
+    return [
+        Chunk(share, plan.chunk, num_seeds, folder / f"{end - len(share) + 1}-{end}")
+        for share, end in zip(shares, ends, strict=True)
+    ]
 
 
 def train(
     loop: Loop,
-    members: Sequence[Member],
+    chunks: Sequence[Chunk],
     run: RunFolder,
-    saved: Mapping[str, list[Row]] | None = None,
+    *,
+    drawn: set[str],
+    saved: dict[str, list[Row]] | None = None,
 ) -> list[Trained]:
     """Train every member to the end, or go on where an earlier run stopped.
 
     Args:
         loop: what is trained.
-        members: the models.
-        run: the folder; `metrics.csv` is written after every epoch.
-        saved: what `saved_rows` found, to start each member from its latest checkpoint.
+        chunks: the models.
+        run: the folder; `metrics.csv` grows after every epoch.
+        drawn: the names of the members whose parameters and snapshots are wanted.
+        saved: what `saved_rows` found, to start each chunk from its latest checkpoint.
 
     Returns:
         The members, trained.
 
     Raises:
         Interrupted: after Ctrl-C, when a checkpoint is saved.
-        UsageError: if the pictures kept for the figures are missing or damaged.
-        CheckpointError: if a checkpoint is damaged.
+        UsageError: if rows or pictures that an earlier run kept are missing or damaged.
+        CheckpointError: if every checkpoint of a chunk is damaged.
     """
-    rows = {member.name: list((saved or {}).get(member.name, ())) for member in members}
-    total = loop.epochs * len(members)
+    members = [member for chunk in chunks for member in chunk.members]
+    rows = {member.name: [] for member in members} if saved is None else dict(saved)
+    results = []
     with StopRequest() as stop:
         began = time.perf_counter()
-        loop = loop._replace(trainer=_compiled(loop, members[0]))
+        epoch = _compiled(loop, chunks[0])
         print(f"compiled in {time.perf_counter() - began:.1f} s", flush=True)
-        with TrainingProgress(total, done=sum(map(len, rows.values()))) as progress:
-            return [_train_member(loop, member, run, rows, stop, progress) for member in members]
+        data, test = (sharding.place(array, loop.mesh) for array in (loop.data, loop.test))
+        done = sum(map(len, rows.values()))
+        with TrainingProgress(len(members), loop.epochs, done=done) as progress:
+            session = _Session(loop, epoch, data, test, run, rows, drawn, stop, progress)
+            for chunk in chunks:
+                results += _train_chunk(session, chunk, resume=saved is not None)
+    # Whatever the order of chunks and resumptions, the file of a finished run is the same.
+    run.write_rows("metrics.csv", [row for own in rows.values() for row in own])
+    return results
 
 
-def _compiled(loop: Loop, member: Member) -> Trainer:
-    """The trainer with its epoch compiled ahead, once for all members, to be timed apart."""
-    state = jax.eval_shape(loop.trainer.init, jax.random.key(member.seed), member.hyper)
-    epoch: Any = loop.trainer.epoch
-    return loop.trainer._replace(epoch=epoch.lower(state, member.hyper, loop.data).compile())
+class _Session(NamedTuple):
+    """What every chunk is trained with."""
+
+    loop: Loop
+    epoch: Any
+    data: jax.Array
+    test: jax.Array
+    run: RunFolder
+    rows: dict[str, list[Row]]
+    drawn: set[str]
+    stop: "StopRequest"
+    progress: TrainingProgress
 
 
-def _train_member(
-    loop: Loop,
-    member: Member,
-    run: RunFolder,
-    rows: dict[str, list[Row]],
-    stop: "StopRequest",
-    progress: TrainingProgress,
-) -> Trained:
-    state = loop.trainer.init(jax.random.key(member.seed), member.hyper)
-    snapshots_file = run.checkpoints / member.name / "snapshots.npz"
-    snapshots: dict[int, np.ndarray] = {}
-    problem = None
-    own = rows[member.name]
-    start = len(own)
-    with Checkpoints(run.checkpoints / member.name / "states") as checkpoints:
-        if start > 0:
-            state = checkpoints.restore(state, start)
-            snapshots = _load_snapshots(snapshots_file, until=start)
+def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Trained]:
+    loop, run, rows = session.loop, session.run, session.rows
+    members = place_members(chunk.population(), loop.mesh)
+    shown = [member for member in chunk.members if member.name in session.drawn]
+    snapshots = Snapshots(chunk.folder / "snapshots.npz")
+    start, population = 0, loop.sweep.init(members)
+    with Checkpoints(chunk.folder / "states") as checkpoints:
+        if resume:
+            start, population = load_population(checkpoints, population, len(chunk.members))
+            snapshots.load(start)
+        _, status = jax.device_get(loop.sweep.evaluate(population, session.test))
+        if resume:
+            rows.update(trimmed(rows, chunk.members, status, start, loop.steps_per_epoch, run))
+            run.write_rows("metrics.csv", [row for own in rows.values() for row in own])
         for epoch in range(start + 1, loop.epochs + 1):
-            before = jax.tree.map(jnp.copy, state)  # the epoch takes the state's own buffers
-            began = time.perf_counter()
-            state, metrics = jax.block_until_ready(
-                loop.trainer.epoch(state, member.hyper, loop.data)
-            )
-            seconds = time.perf_counter() - began
-            # The one place where the host reads from the device, once an epoch.
-            metrics, alive, test = jax.device_get(
-                (metrics, state.alive, loop.evaluate(state.params))
-            )
-            # The last step of an epoch may leave parameters that are finite and yet of no use.
-            if not (alive and np.isfinite(test.elbo)):
-                state = before
-                bad, steps = int(metrics["first_bad_step"]), loop.steps_per_epoch
-                place = f"at step {bad + 1} of {steps}" if bad < steps else "after its last step"
-                problem = f"diverged in epoch {epoch} {place}; kept as after epoch {epoch - 1}"
-                progress.say(f"{member.name}: {problem}")
-                if epoch - 1 > (checkpoints.latest or 0):
-                    _save_snapshots(snapshots_file, snapshots)
-                    checkpoints.save(epoch - 1, state)
+            training = _training(chunk, status)
+            if not training:
                 break
-            row = _row(
-                member, epoch, metrics, test, loop.steps_per_epoch * loop.batch_size / seconds
-            )
-            own.append(row)
-            run.write_rows("metrics.csv", list(itertools.chain(*rows.values())))
+            began = time.perf_counter()
+            population, report = session.epoch(population, members, session.data, session.test)
+            report = jax.device_get(report)  # the one place where the host reads, once an epoch
+            seconds = time.perf_counter() - began
+
+            status = report.status
+            left = _training(chunk, status)
+            rate = len(training) * loop.steps_per_epoch * loop.batch_size / seconds
+            new = [_row(chunk.members[i], epoch, report, i, rate) for i in left]
+            for row in new:
+                rows[row["member"]].append(row)
+            run.append_rows("metrics.csv", new)
             if epoch in snapshot_epochs(loop.epochs):
-                snapshots[epoch] = np.asarray(loop.picture(state.params))
-            progress.epoch(member.name, epoch, loop.epochs, row)
-            if stop.requested or epoch == loop.epochs or epoch % loop.checkpoint_every == 0:
-                _save_snapshots(snapshots_file, snapshots)
-                checkpoints.save(epoch, state)
-            if stop.requested:
+                for member in shown:
+                    if chunk.members.index(member) in left:
+                        params = _params(session, chunk, population, member)
+                        snapshots.add(member.name, epoch, loop.picture, params)
+            session.progress.epoch(str(chunk), epoch, new, len(training) - len(left))
+            for i in training:
+                if i not in left:
+                    said = problem_of(status, i, loop.steps_per_epoch)
+                    session.progress.say(f"{chunk.members[i].name}: {said}")
+            stopping = sharding.any_of(session.stop.requested)
+            ends = not left or epoch == loop.epochs
+            if stopping or ends or epoch % loop.checkpoint_every == 0:
+                snapshots.save()
+                checkpoints.save(epoch, population)
+            if stopping:
                 checkpoints.wait()
                 raise Interrupted(
-                    f"stopped after epoch {epoch} of {loop.epochs} of {member.name}; to go on:\n"
+                    f"stopped after epoch {epoch} of {loop.epochs} of {chunk}; to go on:\n"
                     f"  {_resume_command()}"
                 )
-    return Trained(member, state, own, snapshots, problem)
+        final, status = jax.device_get(loop.sweep.evaluate(population, session.test))
+        params = {m.name: _params(session, chunk, population, m) for m in shown}
+    return [
+        Trained(
+            member=member,
+            rows=rows[member.name],
+            final=ElboEstimate(*(leaf[i] for leaf in final)),
+            problem=problem_of(status, i, loop.steps_per_epoch),
+            params=params.get(member.name),
+            snapshots=snapshots.of(member.name),
+        )
+        for i, member in enumerate(chunk.members)
+    ]
+
+
+def _compiled(loop: Loop, chunk: Chunk) -> Any:
+    """The epoch of a chunk, compiled ahead, to be timed and measured apart."""
+    members = place_members(chunk.population(), loop.mesh)
+    population = sharding.shapes_of(jax.eval_shape(loop.sweep.init, members), loop.mesh, split=True)
+    data, test = (sharding.shapes_of(a, loop.mesh, split=False) for a in (loop.data, loop.test))
+    return loop.sweep.epoch.lower(population, members, data, test).compile()
+
+
+def _bytes_used(compiled: Any) -> int:
+    """Bytes of a device's memory that a compiled program runs in."""
+    memory = compiled.memory_analysis()
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+    )
+
+
+def _training(chunk: Chunk, status: Status) -> list[int]:
+    """The places of the members that have not failed."""
+    return [i for i in range(len(chunk.members)) if status.cause[i] == 0]
+
+
+def _params(session: _Session, chunk: Chunk, population: Any, member: Member) -> Params:
+    """One member's parameters, on the host of every process."""
+    picked = session.loop.sweep.pick(population, chunk.members.index(member))
+    return jax.tree.map(np.asarray, picked)
+
+
+def problem_of(status: Status, i: int, steps_per_epoch: int) -> str | None:
+    """Why a member was stopped, in words; None if it was not."""
+    if status.cause[i] == 0:
+        return None
+    epoch, step = divmod(int(status.step[i]) - 1, steps_per_epoch)
+    return (
+        f"diverged in epoch {epoch + 1} at step {step + 1} of {steps_per_epoch}: "
+        f"its {CAUSES[status.cause[i]]} was not finite, largest log-variance "
+        f"{status.max_log_var[i]:.3g}; kept as after epoch {epoch}"
+    )
 
 
 def snapshot_epochs(epochs: int) -> list[int]:
@@ -187,105 +326,34 @@ def snapshot_epochs(epochs: int) -> list[int]:
     return sorted({epoch for epoch in steps if epoch < epochs} | {epochs})
 
 
-def _row(
-    member: Member, epoch: int, metrics: dict[str, Any], test: ElboEstimate, rate: float
-) -> Row:
+def _row(member: Member, epoch: int, report: Report, i: int, rate: float) -> Row:
     """A row of `metrics.csv`: nats per example, costs positive."""
-    named = ("loss", "elbo", "log_lik", "kl", "first_bad_step")
-    scheduled = {f"train_{name}": float(metrics[name]) for name in metrics if name not in named}
+    metrics = {name: float(values[i]) for name, values in report.metrics.items()}
+    test = ElboEstimate(*(leaf[i] for leaf in report.test))
+    named = ("loss", "elbo", "log_lik", "kl", "bad_loss", "bad_gradient", "max_log_var")
+    scheduled = {f"train_{name}": metrics[name] for name in metrics if name not in named}
     return {
         "member": member.name,
         **member.columns,
         "epoch": epoch,
-        "train_loss": float(metrics["loss"]),
-        "train_neg_elbo": -float(metrics["elbo"]),
-        "train_reconstruction": -float(metrics["log_lik"]),
-        "train_kl": float(metrics["kl"]),
+        "train_loss": metrics["loss"],
+        "train_neg_elbo": -metrics["elbo"],
+        "train_reconstruction": -metrics["log_lik"],
+        "train_kl": metrics["kl"],
         **scheduled,
+        "train_max_log_var": metrics["max_log_var"],
         "test_neg_elbo": -float(test.elbo),
         "test_reconstruction": -float(test.log_lik),
         "test_kl": float(test.kl),
         "active_dims": int(test.active_dims),
+        "collapsed_dims": len(test.kl_per_dim) - int(test.active_dims),
         "images_per_second": round(rate, 1),
     }
 
 
-def saved_rows(run: RunFolder, members: Sequence[Member], epochs: int) -> dict[str, list[Row]]:
-    """The rows of a run to resume, up to each member's latest checkpoint; changes nothing.
-
-    Rows that a killed run wrote after its last checkpoint are left out: they are run again.
-
-    Args:
-        run: the folder.
-        members: the models.
-        epochs: how many each is to have in the end.
-
-    Returns:
-        By the member's name, one row for each epoch of its checkpoint.
-
-    Raises:
-        UsageError: if rows are missing or damaged, if checkpoints are missing, or if there are
-            more epochs already.
-    """
-    done = {member.name: _latest_checkpoint(run, member) for member in members}
-    rows: dict[str, list[Row]] = {name: [] for name in done}
-    written = dict.fromkeys(done, 0)
-    started = run.read_json("config.json")
-    integers = ("epoch", "seed", "active_dims")
-    path = run.path / "metrics.csv"
-    try:
-        for texts in run.read_rows("metrics.csv"):
-            row: Row = {
-                name: text if name == "member" else (int if name in integers else float)(text)
-                for name, text in texts.items()
-            }
-            written[row["member"]] += 1
-            if row["epoch"] <= done[row["member"]]:
-                rows[row["member"]].append(row)
-    except (LookupError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: damaged ({error}); --overwrite starts again") from None
-    for name, own in rows.items():
-        if [row["epoch"] for row in own] != list(range(1, done[name] + 1)):
-            raise UsageError(
-                f"{path}: {len(own)} rows of {name}, the checkpoint to resume from needs "
-                f"{done[name]}; --overwrite starts again"
-            )
-        # A killed run may lack the checkpoint that it was writing, but not more than that.
-        lost = written[name] - done[name] >= 2 * int(started.get("checkpoint_every", 1))
-        finished = written[name] >= int(started.get("epochs", 0)) and written[name] > 0
-        if lost or (finished and done[name] == 0):
-            raise UsageError(
-                f"{run.checkpoints / name}: no checkpoint of the last of {written[name]} epochs; "
-                "--overwrite starts again"
-            )
-        if done[name] > epochs:
-            raise UsageError(f"--epochs {epochs}: {name} has been trained for {done[name]}")
-    return rows
-
-
-def _latest_checkpoint(run: RunFolder, member: Member) -> int:
-    with Checkpoints(run.checkpoints / member.name / "states") as checkpoints:
-        return checkpoints.latest or 0
-
-
-def _save_snapshots(path: Path, snapshots: dict[int, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("." + path.name)
-    named = {str(epoch): images for epoch, images in snapshots.items()}
-    np.savez_compressed(temporary, allow_pickle=False, **named)
-    temporary.replace(path)
-
-
-def _load_snapshots(path: Path, until: int) -> dict[int, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            return {int(epoch): saved[epoch] for epoch in saved.files if int(epoch) <= until}
-    except Exception as error:
-        raise UsageError(f"{path}: damaged ({error}); --overwrite starts again") from None
-
-
 def _resume_command() -> str:
-    words = [word for word in sys.argv[1:] if word not in ("--resume", "--overwrite")]
+    again = ("--resume", "--overwrite", "--requeue")
+    words = [word for word in sys.argv[1:] if word not in again]
     return shlex.join(["python", "-m", module_name(), *words, "--resume"])
 
 

@@ -1,21 +1,24 @@
 """Beta-VAEs on MNIST and its relatives: `python -m experiments.mnist --beta 4`."""
 
 import dataclasses
-import itertools
-import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
+from experiments._distributed import connected
+from experiments._grid import Axis, Member, described, grid, short, shown_axes
 from experiments._images import ImagePictures
-from experiments._progress import console, table
-from experiments._run import RunFolder, UsageError, check, check_members, flag_of, is_finite, main
-from experiments._train import Loop, Member, Trained, saved_rows, train
+from experiments._options import RunOptions, check_options
+from experiments._run import UsageError, check, check_members, flag_of, is_finite, main
+from experiments._shards import launch, merge
+from experiments._sweep import Task, run_sweep
+from experiments._train import Trained
 from vae_jax.data import load_images
 from vae_jax.evaluation import ElboEstimate, estimate_elbo
 from vae_jax.likelihoods import LIKELIHOODS
@@ -24,26 +27,25 @@ from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.preprocess import BINARIZE
 from vae_jax.train import OPTIMIZERS, make_trainer
-from vae_jax.types import Hyper, Params
+from vae_jax.types import Params
 
 EXPERIMENT = "mnist"
 PROG = "python -m experiments.mnist"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """Train variational autoencoders on images and save figures and numbers.
 
-    Several values of --beta and --seed train one model for each pair, one after the other.
-    Costs are in nats per image, summed over pixels and latent dimensions.
+    Several values of --beta, --seed and the other settings that take several train a model
+    for each combination, all in one compiled program. Costs are in nats per image, summed
+    over pixels and latent dimensions.
     """
 
     beta: tuple[float, ...] = (1.0,)
     """Weight of the KL term; 1 is the evidence lower bound."""
     seed: tuple[int, ...] = (0,)
     """Seeds of the weights, the shuffling and the noise."""
-    epochs: int = 20
-    """Passes through the training images."""
     latent_dim: int = 2
     """Dimensions of the latent z."""
     network: Literal["mlp", "conv"] = "mlp"
@@ -56,7 +58,7 @@ class Config:
     """Images in a minibatch; the remainder of an epoch that fills none is left out."""
     optimizer: Literal["adam", "adamw", "adagrad", "adamax", "rmsprop", "sgd"] = "adam"
     """From optax."""
-    learning_rate: float = 1e-3
+    learning_rate: tuple[float, ...] = (1e-3,)
     """Step size of the optimiser."""
     likelihood: Literal[
         "bernoulli",
@@ -73,33 +75,23 @@ class Config:
     """Grey levels as they are, bits drawn anew at each visit, or bits at 128 of 255."""
     objective: Literal["elbo", "beta", "warmup", "cyclical", "capacity", "free_bits"] = "beta"
     """The bound to maximise; the settings below belong to one objective each."""
-    warmup_epochs: float | None = None
+    warmup_epochs: tuple[float, ...] | None = None
     """warmup: epochs over which the KL weight rises from 0 to beta (10 without it)."""
-    cycle_epochs: float | None = None
+    cycle_epochs: tuple[float, ...] | None = None
     """cyclical: epochs in a cycle, the weight rising over its first half (5 without it)."""
-    capacity: float | None = None
+    capacity: tuple[float, ...] | None = None
     """capacity: nats that the KL is held at in the end (10 without it)."""
-    capacity_epochs: float | None = None
+    capacity_epochs: tuple[float, ...] | None = None
     """capacity: epochs over which the target rises from 0 (10 without it)."""
-    gamma: float | None = None
+    gamma: tuple[float, ...] | None = None
     """capacity: weight of |KL - target| (100 without it)."""
-    free_bits: float | None = None
+    free_bits: tuple[float, ...] | None = None
     """free_bits: nats of KL in each latent dimension that cost nothing (0.5 without it)."""
     dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = "auto"
     """auto: MNIST, or the digits of scikit-learn with a warning where it cannot be had."""
     data_dir: Path | None = None
     """Folder with the official files in mnist/, fashion_mnist/, kmnist/; VAE_JAX_DATA
     without it. Otherwise TensorFlow Datasets downloads them."""
-    output_dir: Path = Path("results")
-    """The run's folder is made in mnist/ below it."""
-    name: str | None = None
-    """Name of the run's folder; made from the settings without it."""
-    overwrite: bool = False
-    """Replace a run of the same name."""
-    resume: bool = False
-    """Go on with a run of the same name from its latest checkpoints."""
-    checkpoint_every: int = 5
-    """Epochs between checkpoints; the last epoch always has one."""
 
 
 # What a setting of one objective is when it is not given. The keys ending in `_epochs` are
@@ -131,18 +123,17 @@ def validate(config: Config) -> Config:
     Raises:
         UsageError: naming the value and what is allowed.
     """
+    check_options(config, EXPERIMENT)
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
     for seed in config.seed:
         check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
-    for flag in ("epochs", "latent_dim", "batch_size", "checkpoint_every"):
+    for flag in ("latent_dim", "batch_size"):
         value = getattr(config, flag)
         check(value >= 1, flag_of(flag), value, "a whole number of 1 or more is needed")
-    _check_positive("learning_rate", config.learning_rate)
+    _check_all_positive("learning_rate", config.learning_rate)
     for width in config.hidden:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
-    if config.name is not None:
-        RunFolder.at(config.output_dir, EXPERIMENT, config.name)
     scale = config.scale
     if scale is not None:
         has_scale = config.likelihood in DEFAULT_SCALE
@@ -153,28 +144,34 @@ def validate(config: Config) -> Config:
     return dataclasses.replace(config, scale=scale, **_objective_settings(config))
 
 
-def _objective_settings(config: Config) -> dict[str, float]:
+def _objective_settings(config: Config) -> dict[str, tuple[float, ...]]:
     reads = OBJECTIVES[config.objective]().reads
     settings = {}
     for field, default in OBJECTIVE_DEFAULTS.items():
-        value = getattr(config, field)
+        values = getattr(config, field)
         used = field.replace("_epochs", "_steps") in reads
-        if value is not None:
-            check(
-                used, flag_of(field), value, f"--objective {config.objective} has no such setting"
-            )
+        if values is not None:
+            given = " ".join(map(short, values))
+            known = f"--objective {config.objective} has no such setting"
+            check(used, flag_of(field), given, known)
             if field.endswith("_epochs"):
-                _check_positive(field, value)
+                _check_all_positive(field, values)
             else:
-                finite = is_finite(value) and value >= 0
-                check(finite, flag_of(field), value, "a finite number of 0 or more is needed")
+                allowed = "a finite number of 0 or more is needed"
+                check_members(flag_of(field), values, allowed, low=0)
         if used:
-            settings[field] = default if value is None else value
+            settings[field] = (default,) if values is None else values
     if "beta" not in reads:
-        given = " ".join(map(_short, config.beta))
+        given = " ".join(map(short, config.beta))
         fixed = config.beta == (1.0,)
         check(fixed, "--beta", given, f"--objective {config.objective} has no beta")
     return settings
+
+
+def _check_all_positive(field: str, values: Sequence[float]) -> None:
+    check_members(flag_of(field), values, "a finite number above 0 is needed", low=0)
+    for value in values:
+        _check_positive(field, value)
 
 
 def _check_positive(field: str, value: float) -> None:
@@ -182,18 +179,43 @@ def _check_positive(field: str, value: float) -> None:
     check(positive, flag_of(field), value, "a finite number above 0 is needed")
 
 
+def axes_of(config: Config, steps_per_epoch: int = 1) -> list[Axis]:
+    """The settings that may be swept; the first one stands in every name.
+
+    Args:
+        config: with its defaults filled in.
+        steps_per_epoch: optimiser steps in an epoch.
+
+    Returns:
+        Beta where the objective has one, its other settings, the learning rate.
+    """
+    reads = OBJECTIVES[config.objective]().reads
+    axes = [Axis("beta", config.beta, "beta")] if "beta" in reads else []
+    for field in OBJECTIVE_DEFAULTS:
+        values = getattr(config, field)
+        if values is not None:
+            hyper = field.replace("_epochs", "_steps")
+            axes.append(Axis(field, values, hyper, 1 if hyper == field else steps_per_epoch))
+    return [*axes, Axis("learning_rate", config.learning_rate, "learning_rate")]
+
+
+def lead_of(config: Config) -> str | None:
+    """The setting that stands in every name: beta, or the capacity that replaces it."""
+    return {"elbo": None, "capacity": "capacity"}.get(config.objective, "beta")
+
+
 def run_name(config: Config) -> str:
-    """The folder's name: data, network, latent size, beta and seed, and what the numbers are of.
+    """The folder's name: data, network, latent size, what is swept, and what the numbers are of.
 
     Other settings do not stand in it, so that resuming with another one is noticed.
 
     Raises:
         UsageError: if it is too long for a folder.
     """
-    hidden = "-".join(map(str, config.hidden)) or "linear"
-    parts = [config.dataset, f"{config.network}{hidden}", f"z{config.latent_dim}"]
+    parts = [config.dataset, f"{config.network}{_hidden(config)}", f"z{config.latent_dim}"]
     parts += _changed(config, ("likelihood", "binarize", "objective"))
-    parts.append("beta" + "+".join(map(_short, config.beta)))
+    for axis in shown_axes(axes_of(config), lead_of(config)):
+        parts.append(axis.field + "+".join(map(short, axis.values)))
     parts.append("seed" + "+".join(map(str, config.seed)))
     name = "-".join(parts)
     if len(name) > LONGEST_NAME:
@@ -201,9 +223,8 @@ def run_name(config: Config) -> str:
     return name
 
 
-def _short(number: float) -> str:
-    """The shortest text that gives the number back: 4 for 4.0, so no two share a name."""
-    return repr(float(number)).removesuffix(".0")
+def _hidden(config: Config) -> str:
+    return "-".join(map(str, config.hidden)) or "linear"
 
 
 def _changed(config: Config, fields: Sequence[str]) -> list[str]:
@@ -213,51 +234,38 @@ def _changed(config: Config, fields: Sequence[str]) -> list[str]:
 
 
 def _words(config: Config) -> list[str]:
-    """Every setting of the model that is not the default, as words for a title."""
+    """Every setting of the model that is not the default and not swept, as words for a title."""
     choices = ("activation", "optimizer", "likelihood", "binarize", "objective")
-    usual = {
-        "batch_size": Config.batch_size,
-        "learning_rate": Config.learning_rate,
-        "scale": DEFAULT_SCALE.get(config.likelihood),
-        **OBJECTIVE_DEFAULTS,
-    }
-    numbers = {field: getattr(config, field) for field in usual}
-    return _changed(config, choices) + [
-        f"{field.replace('_', ' ')} {value:g}"
-        for field, value in numbers.items()
-        if value is not None and value != usual[field]
-    ]
+    words = _changed(config, choices)
+    usual = {"batch_size": Config.batch_size, "scale": DEFAULT_SCALE.get(config.likelihood)}
+    for field, default in usual.items():
+        value = getattr(config, field)
+        if value is not None and value != default:
+            words.append(f"{field.replace('_', ' ')} {value:g}")
+    usual = {"learning_rate": Config.learning_rate[0], **OBJECTIVE_DEFAULTS}
+    for axis in axes_of(config):
+        if axis.field in usual and len(axis.values) == 1 and axis.values[0] != usual[axis.field]:
+            words.append(described({axis.field: axis.values[0]}))
+    return words
 
 
 def members_of(config: Config, steps_per_epoch: int) -> list[Member]:
-    """Every pair of a beta and a seed, with the settings of the objective in steps.
+    """Every combination of the swept settings and the seeds.
 
     Args:
         config: with its defaults filled in.
         steps_per_epoch: optimiser steps in an epoch.
 
     Returns:
-        The members, beta by beta.
+        The members, setting by setting.
 
     Raises:
         UsageError: if a cycle is shorter than two steps.
     """
-    settings = {"learning_rate": config.learning_rate}
-    for field in OBJECTIVE_DEFAULTS:
-        value = getattr(config, field)
-        if value is not None:
-            in_steps = field.endswith("_epochs")
-            value *= steps_per_epoch if in_steps else 1
-            settings[field.replace("_epochs", "_steps")] = value
-    cycle = settings.get("cycle_steps", 2)
-    check(cycle >= 2, "--cycle-epochs", config.cycle_epochs, "at least two steps are needed")
-    members = []
-    for beta, seed in itertools.product(config.beta, config.seed):
-        # Arrays of one type, so that another value finds the program compiled.
-        hyper = jax.tree.map(jnp.float32, Hyper(beta=beta, **settings))
-        columns = {"beta": beta, "seed": seed}
-        members.append(Member(f"beta{_short(beta)}-seed{seed}", seed, hyper, columns))
-    return members
+    for cycle in config.cycle_epochs or ():
+        long_enough = cycle * steps_per_epoch >= 2
+        check(long_enough, "--cycle-epochs", cycle, "at least two steps are needed")
+    return grid(axes_of(config, steps_per_epoch), config.seed, lead=lead_of(config))
 
 
 def build_vae(config: Config, x_shape: Sequence[int]) -> VAE:
@@ -279,9 +287,30 @@ def run(config: Config) -> None:
 
     Raises:
         UsageError: if a setting, the data or the folder does not allow it.
-        SystemExit: with 1, when all is written, if a member diverged.
+        SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
     """
-    config = validate(config)
+    if config.merge is not None:
+        merge(config)
+    elif config.launch is not None:
+        launch(config, prepare(validate(config))[1])
+    else:
+        config = validate(config)
+        with connected(config):
+            run_sweep(*prepare(config))
+
+
+def prepare(config: Config) -> tuple[Config, Task]:
+    """Load the data and build what is trained.
+
+    Args:
+        config: with its defaults filled in.
+
+    Returns:
+        The configuration, the data set named as it is, and the task.
+
+    Raises:
+        UsageError: if the data do not allow it.
+    """
     images = load_images(config.dataset, config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
@@ -290,10 +319,6 @@ def run(config: Config) -> None:
     check(fits, "--batch-size", config.batch_size, f"at most the {total} images of {images.name}")
     # What is written down is what was trained, not what was asked for.
     config = dataclasses.replace(config, dataset=images.name)
-    folder = RunFolder.at(config.output_dir, EXPERIMENT, config.name or run_name(config))
-    folder.check_free(overwrite=config.overwrite, resume=config.resume)
-    if config.resume:
-        folder.check_same_model(config)
 
     vae = build_vae(config, images.train_images.shape[1:])
     preprocess = BINARIZE[config.binarize]
@@ -305,138 +330,50 @@ def run(config: Config) -> None:
         preprocess=preprocess,
     )
     pictures = ImagePictures(vae, preprocess, images)
-    steps = total // config.batch_size
-    test_images = jnp.asarray(images.test_images)
 
-    def evaluate(params: Params) -> ElboEstimate:
-        return estimate_elbo(jax.random.key(EVALUATION_SEED), vae, preprocess, params, test_images)
+    def evaluate(params: Params, test: Array) -> ElboEstimate:
+        return estimate_elbo(jax.random.key(EVALUATION_SEED), vae, preprocess, params, test)
 
-    loop = Loop(
-        trainer=trainer,
-        data=jnp.asarray(images.train_images),
-        evaluate=evaluate,
-        picture=pictures.reconstruct,
-        epochs=config.epochs,
-        steps_per_epoch=steps,
-        batch_size=config.batch_size,
-        checkpoint_every=config.checkpoint_every,
+    title = " · ".join(
+        [
+            config.dataset,
+            f"{config.network} {_hidden(config)}",
+            f"z {config.latent_dim}",
+            *_words(config),
+        ]
     )
-    members = members_of(config, steps)
-    saved = saved_rows(folder, members, config.epochs) if config.resume else None
-    folder.create(config, overwrite=config.overwrite)
-    print(f"{images.source}\n{folder.path}", flush=True)
-    trained = train(loop, members, folder, saved)
+    pixels = {"none": "grey", "dynamic": "dynamically binarised", "threshold": "thresholded"}
+    return config, Task(
+        experiment=EXPERIMENT,
+        name=config.name or run_name(config),
+        title=title,
+        table=(
+            f"{config.dataset}, {pixels[config.binarize]}, {config.likelihood}: test split, "
+            "nats per image (-ELBO at beta 1)"
+        ),
+        about={
+            "dataset": config.dataset,
+            "binarize": config.binarize,
+            "likelihood": config.likelihood,
+            "unit": "nats per image on the test split, at beta 1",
+        },
+        members=members_of(config, total // config.batch_size),
+        trainer=trainer,
+        evaluate=evaluate,
+        data=images.train_images,
+        test=images.test_images,
+        batch_size=config.batch_size,
+        picture=pictures.reconstruct,
+        draw=partial(_draw, pictures, title),
+        source={"source": images.source, "sha256": images.sha256},
+    )
 
-    finals = []
-    for result in trained:
-        final = evaluate(result.state.params)
-        finals.append(final)
-        if result.rows:
-            title = member_title(config, result)
-            pictures.draw(result, final, folder.figures / result.member.name, title=title)
-    folder.write_json("summary.json", summary(config, trained, finals))
-    folder.write_provenance({"source": images.source, "sha256": images.sha256})
-    if any(result.problem is None for result in trained):
-        show(config, trained, finals)
-    left = [
-        name for name in ("figures", "metrics.csv", "summary.json") if (folder.path / name).exists()
-    ]
-    print(f"{', '.join(left)}: in {folder.path}")
-    if any(result.problem for result in trained):
-        raise SystemExit(1)
 
-
-def member_title(config: Config, result: Trained) -> str:
-    """What was trained, as a figure's title."""
-    parts = [
-        config.dataset,
-        f"{config.network} {'-'.join(map(str, config.hidden)) or 'linear'}",
-        f"z {config.latent_dim}",
-        *_words(config),
-        f"beta {_short(result.member.columns['beta'])}",
-        f"seed {result.member.seed}",
-    ]
+def _draw(pictures: ImagePictures, title: str, result: Trained, folder: Path) -> None:
+    parts = [title, described(result.member.setting), f"seed {result.member.seed}"]
     if result.problem:
         parts.append(f"diverged after epoch {result.rows[-1]['epoch']}")
-    return " · ".join(parts)
-
-
-def summary(
-    config: Config, trained: Sequence[Trained], finals: Sequence[ElboEstimate]
-) -> dict[str, Any]:
-    """The numbers that a run ends with: each member's, and each beta's over its seeds."""
-    return {
-        "dataset": config.dataset,
-        "binarize": config.binarize,
-        "likelihood": config.likelihood,
-        "unit": "nats per image on the test split, at beta 1",
-        "members": [
-            {
-                "name": result.member.name,
-                **result.member.columns,
-                "epochs": len(result.rows),
-                "problem": result.problem,
-                "neg_elbo": -float(final.elbo),
-                "reconstruction": -float(final.log_lik),
-                "kl": float(final.kl),
-                "active_dims": int(final.active_dims),
-                "kl_per_dim": np.asarray(final.kl_per_dim).tolist(),
-            }
-            for result, final in zip(trained, finals, strict=True)
-        ],
-        "by_beta": [
-            {
-                "beta": beta,
-                "seeds": len(values),
-                **{
-                    name: {"mean": float(mean), "standard_error": float(error)}
-                    for name, mean, error in zip(
-                        ("neg_elbo", "reconstruction", "kl", "active_dims"),
-                        values.mean(axis=0),
-                        _standard_error(values),
-                        strict=True,
-                    )
-                },
-            }
-            for beta, values in _by_beta(trained, finals).items()
-        ],
-    }
-
-
-def show(config: Config, trained: Sequence[Trained], finals: Sequence[ElboEstimate]) -> None:
-    """Print the closing table: mean and standard error over seeds for each beta."""
-    rows = []
-    for beta, values in _by_beta(trained, finals).items():
-        errors = _standard_error(values)
-        cells = [
-            f"{mean:.2f}" + (f" ± {error:.2f}" if np.isfinite(error) else "")
-            for mean, error in zip(values.mean(axis=0), errors, strict=True)
-        ]
-        rows.append([_short(beta), str(len(values)), *cells])
-    columns = ("beta", "seeds", "-ELBO", "reconstruction", "KL", "active")
-    pixels = {"none": "grey", "dynamic": "dynamically binarised", "threshold": "thresholded"}
-    title = (
-        f"{config.dataset}, {pixels[config.binarize]}, {config.likelihood}: test split, "
-        "nats per image (-ELBO at beta 1)"
-    )
-    console().print(table(title, columns, rows))
-
-
-def _by_beta(trained: Sequence[Trained], finals: Sequence[ElboEstimate]) -> dict[float, np.ndarray]:
-    """[seeds, 4] numbers of each beta's members that did not diverge."""
-    values: dict[float, list[list[float]]] = {}
-    for result, final in zip(trained, finals, strict=True):
-        if result.problem is None:
-            numbers = [-final.elbo, -final.log_lik, final.kl, final.active_dims]
-            values.setdefault(result.member.columns["beta"], []).append([float(n) for n in numbers])
-    return {beta: np.array(rows) for beta, rows in values.items()}
-
-
-def _standard_error(values: np.ndarray) -> np.ndarray:
-    """Over the first axis; NaN where there is one value only."""
-    if len(values) < 2:
-        return np.full(values.shape[1:], np.nan)
-    return values.std(axis=0, ddof=1) / math.sqrt(len(values))
+    pictures.draw(result, folder, title=" · ".join(filter(None, parts)))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,56 @@
 """Saving and restoring a training state, with a checksum for every array.
 
 Orbax writes the files, in the background. What it leaves open is closed here: a state of
-another shape or type is refused by name before anything is loaded, and bits that changed on
-the disk are found after.
+another shape or type is refused by name before anything is loaded, bits that changed on
+the disk are found after, and where the latest checkpoint is damaged the one before it is used.
+Arrays may be spread over the devices of several processes, which then call together.
 """
 
 import contextlib
 import gc
 import hashlib
+import json
 import logging
+import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from vae_jax.sharding import any_of, gather, is_first
+
 T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or of another model; the message is one line."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint does not hold what was saved."""
+
+
+class Restored(NamedTuple):
+    """What `Checkpoints.restore_latest` found.
+
+    Attributes:
+        number: the checkpoint that was loaded.
+        state: its state.
+        set_aside: of each later one, why it could not be used; it is now `<number>.damaged`.
+    """
+
+    number: int
+    state: Any
+    set_aside: list[str]
 
 
 class Checkpoints:
@@ -71,13 +94,17 @@ class Checkpoints:
             self._orbax.close()
 
     @property
+    def numbers(self) -> list[int]:
+        """The numbers of the complete checkpoints, rising."""
+        if not self._folder.is_dir():
+            return []
+        with _quiet():
+            return sorted(saved.step for saved in self._orbax.checkpoints)
+
+    @property
     def latest(self) -> int | None:
         """The number of the latest complete checkpoint, or None."""
-        if not self._folder.is_dir():
-            return None
-        with _quiet():
-            newest = self._orbax.latest
-        return None if newest is None else newest.step
+        return max(self.numbers, default=None)
 
     def save(self, number: int, state: PyTree) -> None:
         """Start writing a checkpoint, after the one before it is finished.
@@ -92,7 +119,8 @@ class Checkpoints:
             CheckpointError: if this save, or the one before it, failed.
         """
         self.wait()
-        manifest = {"arrays": _manifest(state)}
+        arrays = _manifest(state)
+        manifest = {"arrays": arrays, "sha256": _sha256_of_manifest(arrays)}
         try:
             response = self._orbax.save_async(number, state, custom_metadata=manifest)
         except Exception as error:
@@ -116,11 +144,28 @@ class Checkpoints:
         reason = _line(error)
         return CheckpointError(f"{self._folder}: checkpoint {number} was not saved: {reason}")
 
+    def layout(self, number: int) -> dict[str, dict[str, Any]]:
+        """The `shape` and `dtype` of every array of a checkpoint, by its path in the tree.
+
+        Raises:
+            DamagedError: if the list of them is damaged.
+        """
+        where = self._named(number)
+        metadata = _attempt(where, lambda: self._orbax.checkpointables_metadata(number))
+        manifest = metadata.custom_metadata
+        saved = manifest.get("arrays") if isinstance(manifest, dict) else None
+        if not isinstance(saved, dict) or not all(isinstance(v, dict) for v in saved.values()):
+            raise DamagedError(f"{where} is damaged: it has no list of checksums")
+        # Or a changed bit in a name or a shape would pass for another model.
+        if manifest.get("sha256") != _sha256_of_manifest(saved):
+            raise DamagedError(f"{where} is damaged: the checksum of its list differs")
+        return saved
+
     def restore(self, like: PyTree, number: int | None = None) -> PyTree:
         """Load a checkpoint, every bit of it checked.
 
         Args:
-            like: a state of the same model, whose tree, shapes, types and placement the
+            like: a state of the same model, or its shapes, types and shardings, which the
                 loaded one takes.
             number: which one; None is the latest.
 
@@ -128,27 +173,68 @@ class Checkpoints:
             The state.
 
         Raises:
-            CheckpointError: if there is none, if it is of another model, or if a file of it
-                is damaged.
+            CheckpointError: if there is none or it is of another model.
+            DamagedError: if a file of it is damaged.
         """
         number = self.latest if number is None else number
         if number is None:
             raise CheckpointError(f"{self._folder}: there is no checkpoint to restore")
-        where = f"{self._folder}: checkpoint {number}"
+        where = self._named(number)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
         )
-        metadata = _attempt(where, lambda: self._orbax.checkpointables_metadata(number))
-        manifest = metadata.custom_metadata
-        saved = manifest.get("arrays") if isinstance(manifest, dict) else None
-        if not isinstance(saved, dict):
-            raise CheckpointError(f"{where} is damaged: it has no list of checksums")
+        saved = self.layout(number)
         _compare_layout(where, saved, like)
         state = _attempt(where, lambda: self._orbax.load(number, abstract))
         for name, entry in _manifest(state).items():
             if entry != saved[name]:
-                raise CheckpointError(f"{where} is damaged: the checksum of {name} differs")
+                raise DamagedError(f"{where} is damaged: the checksum of {name} differs")
         return state
+
+    def restore_latest(self, load: Callable[[int], PyTree]) -> Restored | None:
+        """Load the latest checkpoint that is whole, and set the damaged ones after it aside.
+
+        Args:
+            load: from a number to its state, by `restore`.
+
+        Returns:
+            What was found; None if there is no checkpoint at all.
+
+        Raises:
+            CheckpointError: if it is of another model.
+            DamagedError: if all of them are damaged; then none is set aside.
+        """
+        damaged: dict[int, DamagedError] = {}
+        for number in reversed(self.numbers):
+            state = None
+            try:
+                state = load(number)
+            except DamagedError as error:
+                damaged[number] = error
+            # One process may read what another one cannot: they go on with the same.
+            if any_of(state is None):
+                damaged.setdefault(number, DamagedError(f"{self._named(number)} is damaged"))
+                continue
+            self._set_aside(list(damaged))
+            return Restored(number, state, [str(error) for error in damaged.values()])
+        if damaged:
+            raise next(iter(damaged.values()))
+        return None
+
+    def _set_aside(self, numbers: Sequence[int]) -> None:
+        if not numbers:
+            return
+        self._orbax.close()
+        del self._orbax  # it remembers what it has seen
+        if is_first():
+            for number in numbers:
+                aside = self._folder / f"{number}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._folder / str(number)).rename(aside)
+        any_of(False)  # wait for it
+
+    def _named(self, number: int) -> str:
+        return f"{self._folder}: checkpoint {number}"
 
 
 def _manifest(state: PyTree) -> dict[str, dict[str, Any]]:
@@ -159,14 +245,32 @@ def _manifest(state: PyTree) -> dict[str, dict[str, Any]]:
     }
 
 
+def _sha256_of_manifest(arrays: dict[str, Any]) -> str:
+    """The SHA-256 of the list of checksums itself, in whatever order JSON brought it back."""
+    return hashlib.sha256(json.dumps(arrays, sort_keys=True).encode()).hexdigest()
+
+
 def _layout(leaf: jax.Array) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 
 def _sha256(leaf: jax.Array) -> str:
+    """The SHA-256 of the SHA-256s of a leaf's rows along its first axis.
+
+    Of rows, so that processes which hold some of them each need to exchange digests only.
+    """
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
-    return hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+    rows = leaf.shape[0] if leaf.ndim else 1
+    digests = np.zeros((rows, 32), np.uint8)
+    for shard in (shard for shard in leaf.addressable_shards if shard.replica_id == 0):
+        start = (shard.index[0].start or 0) if shard.index else 0
+        for row, values in enumerate(np.atleast_1d(np.asarray(shard.data)), start):
+            digest = hashlib.sha256(np.ascontiguousarray(values)).digest()
+            digests[row] = np.frombuffer(digest, np.uint8)
+    # A row is in one process, and zero in the others.
+    whole = np.bitwise_or.reduce(gather(digests), axis=0)
+    return hashlib.sha256(whole.tobytes()).hexdigest()
 
 
 def _compare_layout(where: str, saved: dict[str, Any], like: PyTree) -> None:
@@ -196,7 +300,7 @@ def _attempt(where: str, read: Callable[[], T]) -> T:
         # The reads that Orbax abandoned complain when they end and are collected: now.
         time.sleep(0.1)
         gc.collect()
-    raise CheckpointError(f"{where} is damaged: {reason}")
+    raise DamagedError(f"{where} is damaged: {reason}")
 
 
 @contextlib.contextmanager

@@ -11,10 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 from vae_jax.model import VAE, batch_elbo_terms
 from vae_jax.objectives import Objective
 from vae_jax.preprocess import Preprocess, intensities
-from vae_jax.types import Hyper, Params, PRNGKey, Scalar
+from vae_jax.types import Hyper, Params, PRNGKey, Scalar, Step
 
 OptimizerOf = Callable[[Scalar], optax.GradientTransformation]
-Metrics = dict[str, Float[Array, "..."]]
+Metrics = dict[str, Num[Array, "..."]]
 
 OPTIMIZERS: dict[str, OptimizerOf] = {
     "adam": optax.adam,
@@ -53,14 +53,18 @@ class Trainer(NamedTuple):
         init: `(key, hyper) -> state`.
         step: `(state, hyper, batch) -> (state, metrics)`, for a batch as it is stored.
             The state's buffers are donated. A divergence is contained by `epoch` only.
-        epoch: `(state, hyper, data) -> (state, metrics)`, over a shuffled pass through the
-            stored data, the remainder that fills no batch left out. The state's buffers
-            are donated.
+        shuffle: `(root_key, step, n) -> indices [steps, batch]`, the minibatches of the epoch
+            that begins at a step, of n examples; the remainder that fills no batch is left
+            out. Models of one root key share them.
+        epoch: `(state, hyper, data, batches=None) -> (state, metrics)`, over the stored data
+            in the order of `batches`, or of `shuffle` without them. The state's buffers are
+            donated.
     """
 
     init: Callable[[PRNGKey, Hyper], TrainState]
     step: Callable[[TrainState, Hyper, Num[Array, "batch *x"]], tuple[TrainState, Metrics]]
-    epoch: Callable[[TrainState, Hyper, Num[Array, "n *x"]], tuple[TrainState, Metrics]]
+    shuffle: Callable[[PRNGKey, Step, int], Int[Array, "steps batch"]]
+    epoch: Callable[..., tuple[TrainState, Metrics]]
 
 
 def make_trainer(
@@ -83,8 +87,10 @@ def make_trainer(
     Returns:
         The compiled functions. The metrics are nats per example: `loss` (the negative
         bound), `elbo` (always unweighted), `log_lik`, `kl`, and what the objective
-        scheduled. An epoch's are averages over its steps, with `first_bad_step`: the first
-        step of the epoch whose loss was not finite, or the number of steps.
+        scheduled. An epoch's are averages over its steps, and with them what tells why it
+        failed: `bad_loss` and `bad_gradient`, the first step of the epoch whose loss or
+        gradient was not finite, or the number of steps; and `max_log_var`, the largest
+        log-variance of any posterior up to there.
 
     Raises:
         ValueError: if the batch size is under 1; when an epoch is run, if it is larger
@@ -130,40 +136,52 @@ def make_trainer(
             log_lik = jnp.mean(terms.log_lik)
             kl = jnp.mean(jnp.sum(terms.kl_per_dim, axis=-1))
             metrics = {"loss": -bound, "elbo": log_lik - kl, "log_lik": log_lik, "kl": kl}
-            return -bound, metrics | aux
+            return -bound, metrics | aux | {"max_log_var": jnp.max(terms.q.log_var)}
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+        metrics["gradient_sum"] = _sum_of_bias_gradients(grads)
         updates, opt_state = optimizer(hyper.learning_rate).update(
             grads, state.opt_state, state.params
         )
         params = optax.apply_updates(state.params, updates)
         return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
-    def train_epoch(
-        state: TrainState, hyper: Hyper, data: Num[Array, "n *x"]
-    ) -> tuple[TrainState, Metrics]:
-        num_steps = len(data) // batch_size
+    def shuffle(root_key: PRNGKey, step: Step, n: int) -> Int[Array, "steps batch"]:
+        num_steps = n // batch_size
         if num_steps == 0:
-            raise ValueError(f"batch_size {batch_size}: more than the {len(data)} examples")
-        key_epoch = jax.random.fold_in(_keys(state.root_key).shuffle, state.step // num_steps)
-        order = jax.random.permutation(key_epoch, len(data))
-        batches = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+            raise ValueError(f"batch_size {batch_size}: more than the {n} examples")
+        key_epoch = jax.random.fold_in(_keys(root_key).shuffle, step // num_steps)
+        order = jax.random.permutation(key_epoch, n)
+        return order[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+    def train_epoch(
+        state: TrainState,
+        hyper: Hyper,
+        data: Num[Array, "n *x"],
+        batches: Int[Array, "steps batch"] | None = None,
+    ) -> tuple[TrainState, Metrics]:
+        if batches is None:
+            batches = shuffle(state.root_key, state.step, len(data))
 
         def body(state: TrainState, batch: Int[Array, " batch"]) -> tuple[TrainState, Metrics]:
             return train_step(state, hyper, data[batch])
 
         after, trace = jax.lax.scan(body, state, batches)
         # A NaN stays in the model that made it, so one look at the end of the epoch is enough.
-        finite = jnp.isfinite(trace["loss"])
-        good = state.alive & jnp.all(finite) & _all_finite((after.params, after.opt_state))
+        bad_loss = _first_not_finite(trace["loss"])
+        good = state.alive & (bad_loss == len(batches))
+        good &= all_finite((after.params, after.opt_state))
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, state)
+        log_var, gradient = trace.pop("max_log_var"), trace.pop("gradient_sum")
         metrics = jax.tree.map(jnp.mean, trace)
-        metrics["first_bad_step"] = jnp.where(jnp.all(finite), num_steps, jnp.argmin(finite))
+        metrics |= {"bad_loss": bad_loss, "bad_gradient": _first_not_finite(gradient)}
+        metrics["max_log_var"] = jnp.max(log_var, where=jnp.isfinite(log_var), initial=-jnp.inf)
         return kept._replace(alive=good), metrics
 
     return Trainer(
         init=jax.jit(init_state),
         step=jax.jit(train_step, donate_argnums=0),
+        shuffle=shuffle,
         epoch=jax.jit(train_epoch, donate_argnums=0),
     )
 
@@ -178,5 +196,23 @@ def _keys(root_key: PRNGKey) -> _Keys:
     return _Keys(*jax.random.split(root_key, 3))
 
 
-def _all_finite(tree: PyTree) -> Bool[Array, ""]:
+def _sum_of_bias_gradients(grads: Params) -> Float[Array, ""]:
+    """Finite where the gradient is, and next to free: the norm of all of it costs 7% of a step.
+
+    A layer's weights and its bias share what is propagated back to it, so a NaN there stands
+    in both. A product that overflows in the weights alone shows in the next step's loss.
+    """
+    leaves = jax.tree.leaves(grads)
+    small = [leaf for leaf in leaves if leaf.ndim < 2] or leaves
+    return jnp.stack([jnp.sum(leaf) for leaf in small]).sum()
+
+
+def _first_not_finite(values: Float[Array, " steps"]) -> Int[Array, ""]:
+    """The first index of a value that is not finite, or their number."""
+    finite = jnp.isfinite(values)
+    return jnp.where(jnp.all(finite), len(values), jnp.argmin(finite))
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number in a tree of arrays is finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -15,6 +15,13 @@ from vae_jax.figures.pictures import (
     traversals,
 )
 from vae_jax.figures.style import BLUE, CLASS_COLORS, DPI, GREY, VERMILION, save
+from vae_jax.figures.sweeps import (
+    RateDistortion,
+    kl_against,
+    member_curves,
+    rate_distortion,
+    side_by_side,
+)
 
 __all__ = [
     "BLUE",
@@ -22,14 +29,19 @@ __all__ = [
     "DPI",
     "GREY",
     "VERMILION",
+    "RateDistortion",
     "inverse_cdf_grid",
+    "kl_against",
     "kl_per_dimension",
     "latent_scatter",
     "loss_curves",
     "manifold",
+    "member_curves",
     "mosaic",
+    "rate_distortion",
     "reconstructions",
     "samples",
     "save",
+    "side_by_side",
     "traversals",
 ]

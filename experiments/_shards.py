@@ -1,0 +1,249 @@
+"""Beyond one mesh: slices of a grid as jobs of their own, and the report that joins them.
+
+Members of a sweep do not talk to each other, so a cluster needs no more than a job array.
+"""
+
+import dataclasses
+import itertools
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments._options import RunOptions
+from experiments._report import NUMBERS, Result
+from experiments._run import (
+    NOT_THE_MODEL,
+    Interrupted,
+    RunFolder,
+    UsageError,
+    check,
+    flag_of,
+    module_name,
+)
+from experiments._saved import parsed
+from experiments._sweep import Task, finish
+
+# What may differ between the slices of one sweep.
+OF_A_SLICE = (NOT_THE_MODEL - {"epochs"}) | {"shard", "chunk", "execution"}
+POLL_SECONDS = 1.0
+
+
+def merge(config: RunOptions) -> None:
+    """Join the slices of a sweep that are done into one report, and name those that are not.
+
+    Raises:
+        UsageError: if there are no slices, or they are of different sweeps.
+        SystemExit: with 1, when all is written, if a slice is missing or a member diverged.
+    """
+    assert config.merge is not None
+    alone = dataclasses.replace(config, merge=None) == type(config)()
+    check(alone, "--merge", config.merge, "is given alone; the slices know their settings")
+    join_slices(config.merge)
+
+
+def join_slices(path: Path) -> None:
+    """Write the report of a sweep from its slices; see `merge`."""
+    found = _slices_in(path)
+    slices = next(iter(found.values()))[1]
+    done = {
+        number: RunFolder(folder)
+        for folder, (number, _) in found.items()
+        if (folder / "summary.json").is_file()
+    }
+    missing = [f"{number}/{slices}" for number in range(1, slices + 1) if number not in done]
+    if not done:
+        raise UsageError(f"--merge {path}: none of its {slices} slices is done")
+    config, said = _common(path, list(done.values()))
+    by_slice = {number: _results(folder) for number, folder in done.items()}
+    # Members were dealt to the slices in turn, and are gathered likewise.
+    turns = itertools.zip_longest(*(by_slice.get(k + 1, ()) for k in range(slices)))
+    results = [result for turn in turns for result in turn if result is not None]
+
+    folder = RunFolder(path)
+    folder.write_json("config.json", config)
+    folder.write_rows("metrics.csv", [row for result in results for row in result.rows])
+    about = {**said, "missing_slices": missing}
+    finish(folder, results, title=about.pop("title"), table=about.pop("table"), about=about)
+    folder.write_provenance({"slices": sorted(str(run.path.name) for run in done.values())})
+    print(f"{len(done)} of {slices} slices, {len(results)} models: in {path}")
+    if missing:
+        print(f"missing: {' '.join(missing)}", file=sys.stderr)
+    if missing or any(result.problem for result in results):
+        raise SystemExit(1)
+
+
+def _slices_in(path: Path) -> dict[Path, tuple[int, int]]:
+    """The folders of slices, each with its number and the number of slices."""
+    found = {}
+    for folder in sorted((path / "shards").glob("*-of-*")):
+        match = re.fullmatch(r"(\d+)-of-(\d+)", folder.name)
+        if match is not None:
+            found[folder] = (int(match[1]), int(match[2]))
+    if not found:
+        raise UsageError(f"--merge {path}: there are no slices in it (shards/1-of-16, ...)")
+    if (path / "checkpoints").exists():
+        raise UsageError(f"--merge {path}: a run that was not cut into slices is in it")
+    counts = sorted({slices for _, slices in found.values()})
+    if len(counts) > 1:
+        several = " and ".join(map(str, counts))
+        raise UsageError(f"--merge {path}: its slices are of sweeps cut into {several}")
+    return found
+
+
+def _common(path: Path, runs: list[RunFolder]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration that all slices share, and what their summaries say of it."""
+    configs = [run.read_json("config.json") for run in runs]
+    first = configs[0]
+    for run, config in zip(runs, configs, strict=True):
+        for key in sorted((first.keys() | config.keys()) - OF_A_SLICE):
+            if config.get(key) != first.get(key):
+                raise UsageError(
+                    f"--merge {path}: slices of different sweeps, {flag_of(key)} is "
+                    f"{first.get(key)} in {runs[0].path.name} and {config.get(key)} in "
+                    f"{run.path.name}"
+                )
+    own = {"members", "diverged", "collapsed", "by_setting"}
+    summary = runs[0].read_json("summary.json")
+    said = {key: value for key, value in summary.items() if key not in own}
+    return {key: value for key, value in first.items() if key != "shard"}, said
+
+
+def _results(run: RunFolder) -> list[Result]:
+    """The members of a slice, from its files."""
+    try:
+        rows = [parsed(texts) for texts in run.read_rows("metrics.csv")]
+        results = []
+        for member in run.read_json("summary.json")["members"]:
+            numbers = {name: member.pop(name) for name in (*NUMBERS, "kl_per_dim")}
+            name, problem = member.pop("name"), member.pop("problem")
+            del member["epochs"]
+            own = [row for row in rows if row["member"] == name]
+            results.append(Result(name, member, own, numbers, problem))
+        return results
+    except (LookupError, TypeError, ValueError) as error:
+        raise UsageError(f"{run.path}: damaged ({error})") from None
+
+
+def launch(config: RunOptions, task: Task) -> None:
+    """Submit every slice as a job of its own, wait for them, and join them.
+
+    Args:
+        config: as it was given on the command line.
+        task: what it trains.
+
+    Raises:
+        UsageError: if submitit or the cluster cannot be used.
+        Interrupted: on Ctrl-C; the jobs go on.
+        SystemExit: with 1, if a slice failed or a member diverged.
+    """
+    try:
+        import submitit
+    except ImportError:
+        needed = "submitit is needed: pip install -e '.[launch]'"
+        raise UsageError(f"--launch {config.launch}: {needed}") from None
+    slices = config.slices or 1
+    allowed = f"the grid has {len(task.members)} models; at most as many slices are allowed"
+    check(slices <= len(task.members), "--slices", slices, allowed)
+    run = RunFolder.at(config.output_dir, task.experiment, task.name)
+    if run.checkpoints.exists():
+        raise UsageError(f"{run.path}: this run was not cut into slices; --name gives another name")
+    try:
+        executor = submitit.AutoExecutor(folder=run.path / "jobs", cluster=config.launch)
+        executor.update_parameters(**dict(map(_parameter, config.launch_options)))
+        shards = [f"{number}/{slices}" for number in range(1, slices + 1)]
+        command = [sys.executable, "-m", module_name(), *as_arguments(config)]
+        jobs = executor.map_array(SliceJob(command), shards)
+    except (RuntimeError, NameError, TypeError, ValueError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"--launch {config.launch}: {line}") from None
+    print(f"{slices} jobs, their logs in {executor.folder}:", flush=True)
+    for job, shard in zip(jobs, shards, strict=True):
+        print(f"  {job.job_id}: slice {shard}", flush=True)
+    _wait(dict(zip(shards, jobs, strict=True)), run.path)
+    join_slices(run.path)
+
+
+def _wait(jobs: dict[str, Any], path: Path) -> None:
+    """Say of every job when it ended, and how."""
+    left = dict(jobs)
+    try:
+        while left:
+            for shard in [shard for shard, job in left.items() if job.done()]:
+                problem = left.pop(shard).exception()
+                how = "done" if problem is None else f"failed ({_last_line(problem)})"
+                print(f"slice {shard}: {how}, {len(left)} left", flush=True)
+            if left:
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "the jobs go on; to join them when they are done:\n"
+            f"  python -m {module_name()} --merge {path}"
+        ) from None
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip(" -")]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _parameter(option: str) -> tuple[str, Any]:
+    name, _, value = option.partition("=")
+    return name, int(value) if value.isdigit() else value
+
+
+def as_arguments(config: RunOptions) -> list[str]:
+    """The command line that gives a configuration, without what launches it."""
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("launch", "slices", "launch_options", "requeue"):
+            continue
+        if value == field.default:
+            continue
+        words.append(flag_of(field.name))
+        if not isinstance(value, bool):
+            words += map(str, value) if isinstance(value, tuple) else [str(value)]
+    return words
+
+
+class SliceJob:
+    """A slice as a job that may be preempted and queued again.
+
+    Args:
+        command: trains it, but for `--shard`.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+
+    def __call__(self, shard: str) -> None:
+        """Train a slice, from its latest checkpoint if it was begun.
+
+        Raises:
+            RuntimeError: if it ends with an error; the message is its last line.
+        """
+        command = [*self._command, "--shard", shard, "--requeue"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as self._child:
+            said = ""
+            for line in self._child.stderr or ():
+                print(line, end="", file=sys.stderr, flush=True)
+                said = line.strip() or said
+        # A member that diverged is in the slice's report.
+        summary = self._child.returncode == 1 and not said.startswith("error")
+        if self._child.returncode != 0 and not summary:
+            raise RuntimeError(said or f"exit code {self._child.returncode}")
+
+    def checkpoint(self, shard: str) -> Any:
+        """Called before the time is up: let the epoch end and be saved, and queue again."""
+        import submitit
+
+        self._child.send_signal(signal.SIGTERM)
+        try:
+            self._child.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._child.kill()  # the latest checkpoint stays good
+        return submitit.helpers.DelayedSubmission(SliceJob(self._command), shard)

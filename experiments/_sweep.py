@@ -1,0 +1,177 @@
+"""From an experiment's models to a finished run: every experiment goes through here."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments._grid import Member
+from experiments._options import RunOptions, slice_of
+from experiments._report import Result, draw, result_of, show, summary
+from experiments._run import RunFolder, UsageError, check
+from experiments._saved import saved_rows
+from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
+from vae_jax import sharding
+from vae_jax.sweep import Evaluate, make_sweep
+from vae_jax.train import Trainer
+from vae_jax.types import Params
+
+
+class Task(NamedTuple):
+    """What an experiment trains, and how it shows it.
+
+    Attributes:
+        experiment: its folder below `--output-dir`.
+        name: of the run's folder.
+        title: what is trained, for figures.
+        table: the title of the closing table.
+        about: what `summary.json` says of the numbers.
+        members: the grid.
+        trainer: of one model.
+        evaluate: one model.
+        data: the stored training examples.
+        test: the stored test examples.
+        batch_size: examples in a minibatch.
+        picture: `params -> pictures` to keep of some epochs.
+        draw: `(trained, folder, title)` draws one member's figures.
+        source: of the data, for the provenance.
+    """
+
+    experiment: str
+    name: str
+    title: str
+    table: str
+    about: dict[str, Any]
+    members: list[Member]
+    trainer: Trainer
+    evaluate: Evaluate
+    data: np.ndarray
+    test: np.ndarray
+    batch_size: int
+    picture: Callable[[Params], Any]
+    draw: Callable[[Trained, Path], None]
+    source: dict[str, Any]
+
+
+def run_sweep(config: RunOptions, task: Task) -> None:
+    """Train, evaluate and draw the members of a task, or the slice of them that is asked for.
+
+    Args:
+        config: the experiment's configuration, with every default filled in.
+        task: what it trains.
+
+    Raises:
+        UsageError: if a setting or the folder does not allow it.
+        SystemExit: with 1, when all is written, if a member diverged.
+    """
+    members = _slice(config, task.members)
+    folder = _folder(config, task)
+    resume = config.resume or (config.requeue and (folder.path / "config.json").is_file())
+    problem: UsageError | None = None
+    try:
+        folder.check_free(overwrite=config.overwrite, resume=resume)
+        config = _resolved(config, folder if resume else None)
+        if resume:
+            folder.check_same_model(config)
+    except UsageError as error:
+        problem = error
+    # Whatever one process finds wrong keeps all of them from starting.
+    if sharding.any_of(problem is not None):
+        raise problem or UsageError("another process refused to start")
+
+    mesh = sharding.member_mesh()
+    loop = Loop(
+        sweep=make_sweep(task.trainer, task.evaluate, execution=config.execution, mesh=mesh),
+        mesh=mesh,
+        data=task.data,
+        test=task.test,
+        picture=task.picture,
+        epochs=config.epochs,
+        batch_size=task.batch_size,
+        checkpoint_every=config.checkpoint_every,
+        chunk=config.chunk,
+    )
+    plan = plan_of(loop, members)
+    chunks = chunks_of(plan, members, folder.checkpoints)
+    saved = None
+    if resume:
+        saved = saved_rows(folder, [(c.members, c.folder) for c in chunks], config.epochs)
+    config = dataclasses.replace(config, chunk=plan.sizes[0])
+    folder.create(config, overwrite=config.overwrite)
+    sharding.any_of(False)  # the folder is there for all
+    print(f"{task.source['source']}\n{folder.path}", flush=True)
+    if len(members) > 1:
+        print(described_plan(plan, config.execution), flush=True)
+
+    first = {member.name for member in task.members if member.seed == task.members[0].seed}
+    everyone = {member.name for member in task.members}
+    drawn = {"first_seed": first, "all": everyone, "none": set()}[config.figures]
+    trained = train(loop, chunks, folder, drawn=drawn, saved=saved)
+    results = [result_of(member) for member in trained]
+    if sharding.is_first():
+        for member in trained:
+            if member.params is not None and member.rows:
+                task.draw(member, folder.figures / member.member.name)
+        finish(folder, results, title=task.title, table=task.table, about=task.about)
+        folder.write_provenance(task.source)
+        print(f"{', '.join(_left(folder))}: in {folder.path}")
+    sharding.any_of(False)  # nobody leaves while the first one draws
+    if any(result.problem for result in results):
+        raise SystemExit(1)
+
+
+def finish(
+    folder: RunFolder, results: list[Result], *, title: str, table: str, about: dict[str, Any]
+) -> None:
+    """Write the summary and the figures of a whole sweep, and print its table."""
+    said = {"title": title, "table": table, **about}
+    folder.write_json("summary.json", {**said, **summary(results)})
+    if len(results) > 1:
+        draw(results, folder.path, title=title)
+    show(table, results)
+
+
+def _slice(config: RunOptions, members: list[Member]) -> list[Member]:
+    """The members of the slice that is asked for: every sixteenth, so that slices are alike."""
+    if config.shard is None:
+        return members
+    number, slices = slice_of(config.shard)
+    allowed = f"the grid has {len(members)} models; at most as many slices are allowed"
+    check(slices <= len(members), "--shard", config.shard, allowed)
+    return members[number - 1 :: slices]
+
+
+def _folder(config: RunOptions, task: Task) -> RunFolder:
+    run = RunFolder.at(config.output_dir, task.experiment, task.name)
+    path = run.path
+    if config.shard is not None:
+        if run.checkpoints.exists():
+            raise UsageError(
+                f"--shard {config.shard}: {path} is a run that was not cut into slices; --name "
+                "gives another name"
+            )
+        path = path / "shards" / config.shard.replace("/", "-of-")
+    return RunFolder(path, writes=sharding.is_first())
+
+
+def _resolved(config: RunOptions, saved: RunFolder | None) -> RunOptions:
+    """The configuration with its execution, and on resuming with the chunks of before.
+
+    A resumed run goes on as it was started, so that it ends in the same bits.
+    """
+    before = {} if saved is None else saved.read_json("config.json")
+    execution = config.execution
+    if execution == "auto":
+        default = "map" if jax.default_backend() == "cpu" else "vmap"
+        execution = before.get("execution", default)
+        check(execution in ("map", "vmap"), "--execution", execution, "map or vmap is needed")
+    chunk = before.get("chunk") if config.chunk is None else config.chunk
+    return dataclasses.replace(config, execution=execution, chunk=chunk)
+
+
+def _left(folder: RunFolder) -> list[str]:
+    names = ("figures", "metrics.csv", "summary.json")
+    return [name for name in names if (folder.path / name).exists()]

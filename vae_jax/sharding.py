@@ -1,0 +1,191 @@
+"""Several devices and several processes: the only module that knows of them.
+
+Members of a sweep do not talk to each other, so a mesh has one axis, `member`, and every
+device trains its share. What all members read (the data, the shuffling) is on every device.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jaxtyping import PyTree
+
+T = TypeVar("T")
+AXIS = "member"
+
+
+class Peers(NamedTuple):
+    """How the processes of one run find each other; every field None: from the scheduler.
+
+    Attributes:
+        coordinator: `host:port` of process 0.
+        num_processes: how many there are.
+        process_id: which one this is, from 0.
+        heartbeat: seconds without a sign of life after which a process counts as lost.
+    """
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    heartbeat: int = 100
+
+
+def join(peers: Peers) -> None:
+    """Connect to the other processes; before anything else that JAX does.
+
+    Without an address they are found from the environment of Slurm, Open MPI, Kubernetes or a
+    Cloud TPU.
+
+    Raises:
+        ValueError: if they are not found or do not come, in one line.
+
+    Reference:
+        https://docs.jax.dev/en/latest/multi_process.html
+    """
+    try:
+        jax.distributed.initialize(
+            peers.coordinator,
+            peers.num_processes,
+            peers.process_id,
+            heartbeat_timeout_seconds=peers.heartbeat,
+            initialization_timeout=int(os.environ.get("VAE_JAX_JOIN_SECONDS", "300")),
+        )
+    except (RuntimeError, ValueError) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"the other processes were not found: {line}") from None
+
+
+def leave() -> None:
+    """Part from the other processes in good order; all must call it."""
+    jax.distributed.shutdown()
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def any_of(flag: bool) -> bool:
+    """Whether a flag is set in any process; all must ask, and all get the same answer."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def gather(local: np.ndarray) -> np.ndarray:
+    """`[processes, ...]` arrays of one shape, the one of every process, on the host."""
+    if jax.process_count() == 1:
+        return local[None]
+    return np.asarray(multihost_utils.process_allgather(local))
+
+
+def member_mesh(devices: Sequence[Any] | None = None) -> Mesh | None:
+    """A mesh with the axis `member` over all devices of all processes; None for a single one.
+
+    With one device nothing is to be placed, and the program is that of a machine without a
+    mesh, to the bit.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if len(devices) == 1:
+        return None
+    return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
+
+
+def num_shards(mesh: Mesh | None) -> int:
+    """Devices that members are spread over."""
+    return 1 if mesh is None else mesh.size
+
+
+def over_devices(
+    fun: Callable[..., Any], mesh: Mesh | None, split: tuple[bool, ...]
+) -> Callable[..., Any]:
+    """Run a function of members on every device's share of them.
+
+    Args:
+        fun: of trees of arrays; what it returns has the members as its leading axis.
+        mesh: the devices, or None.
+        split: of each argument, whether its leading axis is the members; the others are
+            whole on every device.
+
+    Returns:
+        The same function of all members.
+    """
+    if mesh is None:
+        return fun
+    of_members = PartitionSpec(AXIS)
+    specs = tuple(of_members if is_split else PartitionSpec() for is_split in split)
+    return jax.shard_map(fun, mesh=mesh, in_specs=specs, out_specs=of_members, check_vma=False)
+
+
+def to_every_device(tree: T, mesh: Mesh | None) -> T:
+    """Inside `jit`: results that every process can read whole."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def place(tree: PyTree[np.ndarray], mesh: Mesh | None, *, split: bool = False) -> PyTree:
+    """Host arrays as arrays of the mesh: split along their leading axis, or whole everywhere.
+
+    Every process passes the same ones; each puts on its own devices what belongs there.
+    """
+    if mesh is None:
+        return jax.tree.map(jax.numpy.asarray, tree)
+    placed = placement(mesh, split=split)
+
+    def put(leaf: np.ndarray) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, placed, lambda index: leaf[index])
+
+    return jax.tree.map(put, tree)
+
+
+def placement(mesh: Mesh, *, split: bool) -> NamedSharding:
+    """The sharding of arrays whose leading axis is the members, or of whole ones."""
+    return NamedSharding(mesh, PartitionSpec(AXIS) if split else PartitionSpec())
+
+
+def shapes_of(tree: PyTree, mesh: Mesh | None, *, split: bool) -> PyTree:
+    """Shapes, types and placement of arrays that `place` will put there, to compile for."""
+    one = SingleDeviceSharding(jax.devices()[0])
+    placed = one if mesh is None else placement(mesh, split=split)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed), tree
+    )
+
+
+def whole_shape(shape: tuple[int, ...], like: jax.Array) -> jax.ShapeDtypeStruct:
+    """An array of a shape and of the type of another, whole on each of its devices."""
+    placed = like.sharding
+    if isinstance(placed, NamedSharding):
+        placed = NamedSharding(placed.mesh, PartitionSpec())
+    return jax.ShapeDtypeStruct(shape, like.dtype, sharding=placed)
+
+
+def free_bytes() -> int:
+    """Memory that is free for new arrays on the device that has least of it."""
+    free = []
+    for device in jax.local_devices():
+        stats = device.memory_stats()
+        if stats is not None and "bytes_limit" in stats:
+            free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    # The devices of a host's processor share its memory.
+    return min(free) if free else _free_host_bytes() // jax.local_device_count()
+
+
+def _free_host_bytes() -> int:
+    """What the host has left, within the limit of its container."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":") for line in meminfo.read_text("utf-8").splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    if limit.exists() and limit.read_text("utf-8").strip().isdigit():
+        free = min(free, int(limit.read_text("utf-8")) - int(used.read_text("utf-8")))
+    return free

@@ -1,0 +1,397 @@
+"""A population of models as one compiled program: a grid of hyperparameters and seeds.
+
+Every array of a population has a leading axis `member`. Members of one seed share its
+shuffling and its noise (common random numbers), so a difference over beta is one of beta.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, PyTree
+
+from vae_jax.evaluation import ElboEstimate
+from vae_jax.sharding import Mesh, over_devices, place, to_every_device
+from vae_jax.train import Metrics, Trainer, TrainState
+from vae_jax.types import Hyper, Params, Step
+
+Execution = Literal["map", "vmap"]
+Evaluate = Callable[[Params, Num[Array, "n *x"]], ElboEstimate]
+
+# Why a member was stopped; the index of each stands in its `Status`.
+CAUSES = ("", "loss", "gradient", "parameters", "test ELBO")
+
+
+class Members(NamedTuple):
+    """What a population is made of.
+
+    Attributes:
+        hyper: the numbers of each member.
+        seed: which of the seeds it draws from.
+        seeds: the seeds of the root keys.
+        real: False for a member that only fills up a chunk; it is never trained.
+    """
+
+    hyper: Hyper
+    seed: Int[ArrayLike, " member"]
+    seeds: Int[ArrayLike, " seed"]
+    real: Bool[ArrayLike, " member"]
+
+
+class Status(NamedTuple):
+    """Whether a member still trains, and if not, why.
+
+    Attributes:
+        cause: what was not finite, an index into `CAUSES`; 0 while it trains.
+        step: the optimiser step at which it was seen, from 1; 0 while it trains.
+        max_log_var: the largest log-variance of a posterior in that epoch up to there.
+    """
+
+    cause: Int[Array, " member"]
+    step: Int[Array, " member"]
+    max_log_var: Float[Array, " member"]
+
+
+class Population(NamedTuple):
+    """The state of a sweep: arrays only, so that it is one checkpoint.
+
+    Attributes:
+        train: the state of each member, frozen at its last good one when it failed.
+        status: why it failed.
+    """
+
+    train: TrainState
+    status: Status
+
+
+class Report(NamedTuple):
+    """What the host reads of an epoch: small arrays, whole in every process.
+
+    Those of a member that was frozen before mean nothing.
+
+    Attributes:
+        metrics: of training.
+        test: the evaluation after the epoch.
+        status: of each member.
+    """
+
+    metrics: Metrics
+    test: ElboEstimate
+    status: Status
+
+
+class Sweep(NamedTuple):
+    """The functions that train a population, each one compiled program.
+
+    Attributes:
+        init: `members -> population`.
+        epoch: `(population, members, data, test) -> (population, report)`: one epoch of
+            every member and its evaluation. The population's buffers are donated.
+        evaluate: `(population, test) -> (estimates, status)`, whole in every process.
+        pick: `(population, i) -> params` of one member, whole on every device.
+    """
+
+    init: Callable[[Members], Population]
+    epoch: Any
+    evaluate: Callable[[Population, Num[Array, "n *x"]], tuple[ElboEstimate, Status]]
+    pick: Callable[[Population, Step], Params]
+
+
+def make_sweep(
+    trainer: Trainer, evaluate: Evaluate, *, execution: Execution, mesh: Mesh | None = None
+) -> Sweep:
+    """Build the functions that train many models of one kind together.
+
+    Args:
+        trainer: the training functions of one model.
+        evaluate: `(params, test) -> ElboEstimate` of one model.
+        execution: `map` trains member after member, each to the same bits as alone;
+            `vmap` all at once, which fills an accelerator and rounds differently.
+        mesh: devices to spread the members over (`sharding.member_mesh`); their number must
+            then be a multiple of the devices.
+
+    Returns:
+        The compiled functions.
+
+    Raises:
+        ValueError: if the execution is neither.
+
+    Example:
+        >>> from vae_jax.evaluation import estimate_elbo
+        >>> from vae_jax.likelihoods import bernoulli
+        >>> from vae_jax.model import make_vae
+        >>> from vae_jax.networks import mlp
+        >>> from vae_jax.objectives import beta
+        >>> from vae_jax.preprocess import intensities
+        >>> from vae_jax.train import make_trainer
+        >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
+        >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
+        >>> def evaluate(params, test):
+        ...     return estimate_elbo(jax.random.key(1), vae, intensities, params, test)
+        >>> sweep = make_sweep(
+        ...     make_trainer(vae, beta(), batch_size=4), evaluate, execution="map")
+        >>> members = make_members([Hyper(beta=b) for b in (1.0, 4.0)], [0, 0])
+        >>> population = sweep.init(members)
+        >>> images = jnp.zeros((12, 8, 8, 1), jnp.uint8)
+        >>> population, report = sweep.epoch(population, members, images, images)
+        >>> report.test.elbo.shape
+        (2,)
+    """
+    if execution not in ("map", "vmap"):
+        raise ValueError(f"execution {execution!r}: 'map' or 'vmap' is needed")
+    each, each_in_place = (
+        (_one_by_one, _one_by_one_in_place) if execution == "map" else (_all_at_once,) * 2
+    )
+
+    def init_one(member: tuple[Hyper, Array, Array], seeds: Int[Array, " seed"]) -> Population:
+        hyper, seed, real = member
+        state = trainer.init(jax.random.key(seeds[seed]), hyper)
+        return Population(state._replace(alive=real), Status(*map(jnp.array, _TRAINS)))
+
+    def epoch_one(
+        member_and_its: tuple[Population, tuple[Hyper, Array]],
+        data: Num[Array, "n *x"],
+        batches: Int[Array, "seed steps batch"],
+        test: Num[Array, "m *x"],
+    ) -> tuple[Population, Report]:
+        member, (hyper, seed) = member_and_its
+
+        def train(member: Population) -> tuple[Population, Report]:
+            before = member.train
+            after, metrics = trainer.epoch(before, hyper, data, batches[seed])
+            estimate = evaluate(after.params, test)
+            # The last step may leave parameters that are finite and yet of no use.
+            good = after.alive & jnp.isfinite(estimate.elbo)
+            kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+            status = _status(before.step, metrics, after.alive, good, batches.shape[1])
+            return Population(kept._replace(alive=good), status), Report(metrics, estimate, status)
+
+        def skip(member: Population) -> tuple[Population, Report]:
+            _, report = jax.eval_shape(train, member)
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), report)
+            return member, nothing._replace(status=member.status)
+
+        # Costs nothing where members are trained one by one; under vmap it is a choice
+        # between two results.
+        return jax.lax.cond(member.train.alive, train, skip, member)
+
+    def evaluate_one(member: Population, test: Num[Array, "m *x"]) -> ElboEstimate:
+        return evaluate(member.train.params, test)
+
+    init_all = over_devices(each(init_one), mesh, (True, False))
+    epoch_all = over_devices(each_in_place(epoch_one), mesh, (True, False, False, False))
+    evaluate_all = over_devices(each(evaluate_one), mesh, (True, False))
+
+    def init(members: Members) -> Population:
+        return init_all((members.hyper, members.seed, members.real), members.seeds)
+
+    def epoch(
+        population: Population, members: Members, data: Num[Array, "n *x"], test: Num[Array, "m *x"]
+    ) -> tuple[Population, Report]:
+        # All that still train are at one step. One permutation for each seed, not for each
+        # member: it takes as long as ten steps.
+        step = jnp.max(population.train.step)
+        batches = jax.lax.map(
+            lambda seed: trainer.shuffle(jax.random.key(seed), step, len(data)), members.seeds
+        )
+        all_members = (population, (members.hyper, members.seed))
+        population, report = epoch_all(all_members, data, batches, test)
+        return population, to_every_device(report, mesh)
+
+    def evaluate_population(
+        population: Population, test: Num[Array, "m *x"]
+    ) -> tuple[ElboEstimate, Status]:
+        return to_every_device((evaluate_all(population, test), population.status), mesh)
+
+    def pick(population: Population, index: Step) -> Params:
+        picked = jax.tree.map(lambda leaf: leaf[index], population.train.params)
+        return to_every_device(picked, mesh)
+
+    return Sweep(
+        init=jax.jit(init),
+        epoch=jax.jit(epoch, donate_argnums=0),
+        evaluate=jax.jit(evaluate_population),
+        pick=jax.jit(pick),
+    )
+
+
+def make_members(
+    hypers: Sequence[Hyper], seeds: Sequence[int], *, size: int = 0, num_seeds: int = 0
+) -> Members:
+    """Line up the members of a population.
+
+    Args:
+        hypers: the numbers of each.
+        seeds: the seed of each; equal seeds share weights, shuffling and noise.
+        size: members to fill up to, with ones that are never trained.
+        num_seeds: seeds to fill up to, so that programs of different members are one.
+
+    Returns:
+        The members, as NumPy arrays.
+
+    Raises:
+        ValueError: if there are none, or not one seed for each.
+    """
+    if not hypers or len(hypers) != len(seeds):
+        raise ValueError(f"{len(hypers)} members with {len(seeds)} seeds: one each is needed")
+    unique = list(dict.fromkeys(seeds))
+    missing = max(0, size - len(hypers))
+    filled = [*hypers, *[hypers[-1]] * missing]
+    indices = [unique.index(seed) for seed in seeds] + [0] * missing
+    return Members(
+        hyper=Hyper(*(np.array(values, np.float32) for values in zip(*filled, strict=True))),
+        seed=np.array(indices, np.int32),
+        seeds=np.array(unique + unique[-1:] * (num_seeds - len(unique)), np.int32),
+        real=np.arange(len(filled)) < len(hypers),
+    )
+
+
+def place_members(members: Members, mesh: Mesh | None) -> Members:
+    """Put members on the devices of a mesh, or on the one device."""
+    return Members(
+        hyper=place(members.hyper, mesh, split=True),
+        seed=place(members.seed, mesh, split=True),
+        seeds=place(members.seeds, mesh),
+        real=place(members.real, mesh, split=True),
+    )
+
+
+def refit(loaded: Population, fresh: Population, members: int) -> Population:
+    """Take the first members of one population and fill up with those of another.
+
+    Args:
+        loaded: a population that may have been filled up to another size, whole everywhere.
+        fresh: one of the size and in the place that is wanted.
+        members: how many of both are real.
+
+    Returns:
+        The members of the first where the second is.
+    """
+
+    def joined(old: Array, new: Array) -> Array:
+        return jnp.concatenate([old[:members], new[members:]])
+
+    where = jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    return jax.jit(lambda a, b: jax.tree.map(joined, a, b), out_shardings=where)(loaded, fresh)
+
+
+class Plan(NamedTuple):
+    """How a population is cut into chunks that fit the memory.
+
+    Attributes:
+        sizes: real members of each chunk, the larger ones first.
+        chunk: members of the one compiled program; a smaller chunk is filled up to it.
+        member_bytes: memory of a device for one more member on it; 0 if not measured.
+        fixed_bytes: memory of a device without any, likewise.
+        free_bytes: what a device has; None if it was not asked for.
+    """
+
+    sizes: tuple[int, ...]
+    chunk: int
+    member_bytes: int = 0
+    fixed_bytes: int = 0
+    free_bytes: int | None = None
+
+
+def plan_chunks(
+    members: int,
+    bytes_of: Callable[[int], int] | None = None,
+    free_bytes: int | None = None,
+    *,
+    chunk: int | None = None,
+    shards: int = 1,
+) -> Plan:
+    """Choose the size of a chunk, from the memory of two small populations unless it is given.
+
+    What a program needs is a constant and a multiple of its members, so that two sizes tell
+    the rest; a fifth of the memory is left for what else lives there.
+
+    Args:
+        members: members to train.
+        bytes_of: memory of a device, in bytes, for a population of a size.
+        free_bytes: memory of a device that is free.
+        chunk: members of a chunk at most; overrules the memory.
+        shards: devices that share a chunk.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: if there are no members or the chunk is under 1.
+    """
+    if members < 1 or (chunk is not None and chunk < 1):
+        raise ValueError(f"{members} members in chunks of {chunk}: at least 1 is needed")
+    per_member = fixed = 0
+    if chunk is None and bytes_of is not None and free_bytes is not None:
+        one = bytes_of(shards)
+        per_member = max(1, bytes_of(2 * shards) - one)
+        fixed = max(0, one - per_member)
+        chunk = max(1, int(0.8 * free_bytes - fixed) // per_member) * shards
+    number = -(-members // min(members, chunk or members))
+    least, more = divmod(members, number)
+    sizes = (least + 1,) * more + (least,) * (number - more)
+    return Plan(sizes, -(-sizes[0] // shards) * shards, per_member, fixed, free_bytes)
+
+
+# The status of a member that trains: its arrays' types are those of `_status`.
+_TRAINS = (np.int32(0), np.int32(0), np.float32(0))
+
+
+def _status(
+    start: Int[Array, ""], metrics: Metrics, trained: Array, good: Array, steps: int
+) -> Status:
+    """What was the first to be not finite in an epoch that began at step `start`."""
+    bad_loss, bad_gradient = metrics["bad_loss"], metrics["bad_gradient"]
+    cause = jnp.select(
+        [good, bad_gradient < bad_loss, bad_loss < steps, ~trained],
+        [CAUSES.index(name) for name in ("", "gradient", "loss", "parameters")],
+        CAUSES.index("test ELBO"),
+    )
+    last = jnp.minimum(jnp.minimum(bad_loss, bad_gradient) + 1, steps)
+    return Status(
+        cause=cause.astype(jnp.int32),
+        step=jnp.where(good, 0, start + last).astype(jnp.int32),
+        max_log_var=jnp.where(good, 0.0, metrics["max_log_var"]).astype(jnp.float32),
+    )
+
+
+def _all_at_once(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` over the first argument; the others are shared."""
+
+    def mapped(members: PyTree, *shared: Any) -> Any:
+        return jax.vmap(lambda member: fun(member, *shared))(members)
+
+    return mapped
+
+
+def _one_by_one(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`lax.map` over the first argument; the others are shared."""
+
+    def mapped(members: PyTree, *shared: Any) -> Any:
+        return jax.lax.map(lambda member: fun(member, *shared), members)
+
+    return mapped
+
+
+def _one_by_one_in_place(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`lax.map` of `(population, rest) -> (population, seen)` that overwrites the population.
+
+    `lax.map` holds what it reads and what it writes, two copies of every model and its
+    optimiser; here there is one, and the bits are the same.
+    """
+
+    def mapped(members: tuple[PyTree, PyTree], *shared: Any) -> tuple[PyTree, PyTree]:
+        def train(population: PyTree, place_and_rest: tuple[Array, PyTree]) -> tuple[PyTree, Any]:
+            place, rest = place_and_rest
+            member = jax.tree.map(lambda leaf: leaf[place], population)
+            member, seen = fun((member, rest), *shared)
+            put = jax.tree.map(lambda leaf, new: leaf.at[place].set(new), population, member)
+            return put, seen
+
+        population, rest = members
+        places = jnp.arange(len(jax.tree.leaves(population)[0]))
+        return jax.lax.scan(train, population, (places, rest))
+
+    return mapped
