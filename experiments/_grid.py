@@ -66,8 +66,9 @@ def grid(axes: Sequence[Axis], seeds: Sequence[int], *, lead: str | None) -> lis
     members = []
     for values in itertools.product(*(axis.values for axis in axes)):
         pairs = list(zip(axes, values, strict=True))
-        hyper = Hyper()._replace(**{axis.hyper: value * axis.factor for axis, value in pairs})
-        hyper = Hyper(*map(np.float32, hyper))
+        # Rounded as a model will have it, so that what is written down is what was trained.
+        numbers = {axis.hyper: float(np.float32(value * axis.factor)) for axis, value in pairs}
+        hyper = Hyper()._replace(**numbers)
         setting = {axis.field: value for axis, value in pairs if axis.field in names}
         for seed in seeds:
             parts = [f"{field}{short(value)}" for field, value in setting.items()]

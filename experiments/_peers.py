@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -118,12 +117,15 @@ def torch_vae(params: Params) -> TorchVAE:
 def torch_params(model: TorchVAE) -> Params:
     """The weights of the PyTorch networks, copied into the layout of `vae_jax`."""
 
+    def copied(tensor: Any) -> jax.Array:
+        return jnp.array(tensor.detach().cpu().numpy())
+
     def layers(network: Any) -> Params:
         return {
             "params": {
                 f"Dense_{index}": {
-                    "kernel": jnp.array(linear.weight.detach().numpy().T),
-                    "bias": jnp.array(linear.bias.detach().numpy()),
+                    "kernel": copied(linear.weight.T),
+                    "bias": copied(linear.bias),
                 }
                 for index, linear in enumerate(list(network)[::2])
             }
@@ -143,7 +145,9 @@ def torch_elbo_terms(model: TorchVAE, x: Any, eps: Any) -> tuple[Any, Any]:
     Returns:
         The two scalars, nats.
     """
-    torch = import_torch()
+    # A statement, because `torch.compile` does not follow `import_torch`.
+    import torch  # pyright: ignore[reportMissingImports]
+
     mean, log_var = model.encoder(x).chunk(2, dim=1)
     logits = model.decoder(mean + torch.exp(log_var / 2) * eps)
     cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
@@ -156,7 +160,7 @@ def tensor_batches(x: Any, batch_size: int) -> Batches:
     torch = import_torch()
 
     def batches() -> Iterator[Any]:
-        order = torch.randperm(len(x))
+        order = torch.randperm(len(x), device=x.device)
         for start in range(0, len(x) - batch_size + 1, batch_size):
             yield x.index_select(0, order[start : start + batch_size])
 
@@ -170,31 +174,104 @@ def loader_batches(x: Any, batch_size: int) -> Batches:
     return lambda: (batch for (batch,) in loader)
 
 
-def torch_peer(problem: Problem, batches_of: Callable[[Any, int], Batches]) -> Peer:
+def torch_peer(
+    problem: Problem, batches_of: Callable[[Any, int], Batches], device: str = "cpu"
+) -> Peer:
     """The eager PyTorch loop, with what is fast about it: float32 data in memory, fused Adam.
 
     Its noise comes from PyTorch's global generator.
+
+    Args:
+        problem: what to train.
+        batches_of: the minibatches of a tensor.
+        device: where everything is, `cpu` or `cuda`.
     """
+    model, weights, batches = _torch_parts(problem, batches_of, device)
+    torch = import_torch()
+    optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True)
+
+    def step(x: Any) -> Any:
+        loss = torch_loss(model, x, problem.vae.latent_dim)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Peer(functools.partial(_torch_epoch, step, batches), lambda: torch_params(model))
+
+
+def torch_graph_peer(problem: Problem, device: str = "cuda") -> Peer:
+    """The PyTorch loop compiled and captured: a whole step is one CUDA graph.
+
+    `torch.compile` fuses the loss and its gradient; the graph replays them, the noise and the
+    fused Adam without Python. What the three steps before the capture learnt is undone.
+
+    Reference:
+        https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture
+    """
+    model, weights, batches = _torch_parts(problem, tensor_batches, device)
+    torch = import_torch()
+    optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True, capturable=True)
+    compiled = torch.compile(torch_elbo_terms)
+    x = torch.rand(problem.batch_size, problem.images[0].size, device=device)
+
+    def step() -> Any:
+        loss = torch_loss(model, x, problem.vae.latent_dim, compiled)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    before = [weight.detach().clone() for weight in weights]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    optimizer.zero_grad()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+    with torch.no_grad():
+        for weight, old in zip(weights, before, strict=True):
+            weight.copy_(old)
+            for moment in optimizer.state[weight].values():
+                moment.zero_()
+
+    def replay(batch: Any) -> Any:
+        x.copy_(batch)
+        graph.replay()
+        return loss.clone()
+
+    return Peer(functools.partial(_torch_epoch, replay, batches), lambda: torch_params(model))
+
+
+def torch_loss(
+    model: TorchVAE, x: Any, latent_dim: int, terms: Callable[..., Any] = torch_elbo_terms
+) -> Any:
+    """The negative ELBO of a minibatch, nats per image, by `torch_elbo_terms` or its like."""
+    eps = import_torch().randn(len(x), latent_dim, device=x.device)
+    log_lik, kl = terms(model, x, eps)
+    return (kl - log_lik) / len(x)
+
+
+def _torch_parts(
+    problem: Problem, batches_of: Callable[[Any, int], Batches], device: str
+) -> tuple[TorchVAE, list[Any], Batches]:
+    """The networks on a device, their weights, and the minibatches."""
     torch = import_torch()
     torch.manual_seed(problem.seed)
-    model = torch_vae(problem.params)
+    model = TorchVAE(*(network.to(device) for network in torch_vae(problem.params)))
     weights = [*model.encoder.parameters(), *model.decoder.parameters()]
-    optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True)
-    pixels = torch.from_numpy(problem.images.reshape(len(problem.images), -1))
-    batches = batches_of(pixels.float() / 255, problem.batch_size)
+    pixels = torch.from_numpy(problem.images.reshape(len(problem.images), -1)).to(device)
+    return model, weights, batches_of(pixels.float() / 255, problem.batch_size)
 
-    def epoch() -> float:
-        losses = []
-        for x in batches():
-            log_lik, kl = torch_elbo_terms(model, x, torch.randn(len(x), problem.vae.latent_dim))
-            loss = (kl - log_lik) / len(x)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        return statistics.fmean(losses)
 
-    return Peer(epoch, lambda: torch_params(model))
+def _torch_epoch(step: Callable[[Any], Any], batches: Batches) -> float:
+    """Train one epoch; the average loss is read once, in the end, and waits for the device."""
+    losses = [step(x) for x in batches()]
+    return float(import_torch().stack(losses).mean())
 
 
 class PeerRow(NamedTuple):

@@ -23,10 +23,11 @@ class TrainingProgress:
         models: how many are trained.
         epochs: of each.
         done: epochs, of all models together, that an earlier run has done already.
+        model_bytes: memory that a model's state takes.
     """
 
-    def __init__(self, models: int, epochs: int, done: int = 0) -> None:
-        self._models, self._epochs = models, epochs
+    def __init__(self, models: int, epochs: int, done: int, model_bytes: int) -> None:
+        self._models, self._epochs, self._model_bytes = models, epochs, model_bytes
         self._total = models * epochs
         self._done = self._first = done
         self._began = time.monotonic()
@@ -84,6 +85,7 @@ class TrainingProgress:
         if self._models > 1:
             parts.append(f"{self._done}/{self._total} models x epochs")
             parts.append(f"{3600 * rate / self._epochs:,.0f} models/h")
+            parts.append(f"{self._model_bytes / 1e6:.1f} MB/model")
         self.say("  ".join([*parts, left]))
         self._bar.update(
             self._task, total=self._total, completed=self._done, description=name, left=left

@@ -97,6 +97,14 @@ def main(config_type: type[Config], run: Callable[[Config], None], prog: str) ->
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except RuntimeError as error:
+        # XLA's own error type derives from this one.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        line = next(iter(str(error).splitlines()))
+        hint = "--chunk trains fewer models at once, --batch-size takes fewer examples"
+        print(f"error: out of memory ({line[:160]}); {hint}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def parse(config_type: type[Config], prog: str) -> Config:
@@ -151,6 +159,11 @@ def check(condition: bool, flag: str, value: object, allowed: str) -> None:
     """
     if not condition:
         raise UsageError(f"{flag} {value}: {allowed}")
+
+
+def as_words(value: object) -> str:
+    """A setting as it is written on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def is_finite(value: float) -> bool:
@@ -215,7 +228,9 @@ class RunFolder:
         with self._usable():
             exists, is_folder = self.path.exists(), self.path.is_dir()
             is_run = (self.path / "config.json").is_file()
-            is_empty = not is_folder or not any(self.path.iterdir())
+            # A run killed at its start may have left the half of its first file.
+            names = {path.name for path in self.path.iterdir()} if is_folder else set()
+            is_empty = not names - {".config.json.tmp"}
         if exists and not is_folder:
             raise UsageError(f"{self.path}: a file is in the way of the run's folder")
         if resume and not is_run:
@@ -239,8 +254,8 @@ class RunFolder:
         for key in sorted((saved.keys() | now.keys()) - NOT_THE_MODEL):
             if saved.get(key) != now.get(key):
                 raise UsageError(
-                    f"{flag_of(key)} {now.get(key)}: "
-                    f"the run to resume was started with {saved.get(key)}"
+                    f"{flag_of(key)} {as_words(now.get(key))}: "
+                    f"the run to resume was started with {as_words(saved.get(key))}"
                 )
 
     def create(self, config: Any, *, overwrite: bool) -> None:
@@ -282,9 +297,14 @@ class RunFolder:
         return value
 
     def write_rows(self, name: str, rows: Sequence[Row]) -> None:
-        """Write a CSV file whole or not at all; the first row names the columns."""
+        """Write a CSV file whole or not at all; the first row names the columns.
+
+        Without rows there is no file: what a killed run left must not be added to.
+        """
         if rows:
             self._replace(name, _as_csv(rows, header=True))
+        elif self._writes:
+            (self.path / name).unlink(missing_ok=True)
 
     def append_rows(self, name: str, rows: Sequence[Row]) -> None:
         """Add rows to a CSV file, which is made if it is not there."""

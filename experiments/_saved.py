@@ -122,6 +122,8 @@ def saved_rows(
         for texts in run.read_rows("metrics.csv"):
             row = parsed(texts)
             rows[row["member"]].append(row)
+            if row["epoch"] < 1:
+                raise ValueError(f"epoch {row['epoch']}")
     except (LookupError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: damaged ({error}); --overwrite starts again") from None
     started = run.read_json("config.json")

@@ -15,7 +15,7 @@ from experiments._run import RunFolder, UsageError, check
 from experiments._saved import saved_rows
 from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
 from vae_jax import sharding
-from vae_jax.sweep import Evaluate, make_sweep
+from vae_jax.sweep import Evaluate, Execution, make_sweep
 from vae_jax.train import Trainer
 from vae_jax.types import Params
 
@@ -83,8 +83,9 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         raise problem or UsageError("another process refused to start")
 
     mesh = sharding.member_mesh()
+    execution: Execution = "vmap" if config.execution == "vmap" else "map"
     loop = Loop(
-        sweep=make_sweep(task.trainer, task.evaluate, execution=config.execution, mesh=mesh),
+        sweep=make_sweep(task.trainer, task.evaluate, execution=execution, mesh=mesh),
         mesh=mesh,
         data=task.data,
         test=task.test,

@@ -172,7 +172,11 @@ def write_results(
     console().print(table(title, columns, cells))
 
 
-def single_figure(title: str, turns: Mapping[str, Turns]) -> Figure:
+def single_figure(
+    title: str,
+    turns: Mapping[str, Turns],
+    what: str = "seconds per epoch on the CPU: median, range, and every epoch",
+) -> Figure:
     """A row for each peer, the first in a colour of its own: range, every epoch, and median."""
     figure = Figure(figsize=(6.0, 1.0 + 0.5 * len(turns)), layout="constrained")
     axes = figure.add_subplot()
@@ -190,7 +194,7 @@ def single_figure(title: str, turns: Mapping[str, Turns]) -> Figure:
     axes.set_xlim(0, 1.1 * max(max(flat(seconds)) for seconds in turns.values()))
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("seconds per epoch on the CPU: median, range, and every epoch", fontsize=8)
+    axes.set_xlabel(what, fontsize=8)
     axes.set_title(title, loc="left", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color="0.9")

@@ -186,10 +186,12 @@ def train(
     with StopRequest() as stop:
         began = time.perf_counter()
         epoch = _compiled(loop, chunks[0])
-        print(f"compiled in {time.perf_counter() - began:.1f} s", flush=True)
+        seconds = time.perf_counter() - began
+        print(f"compiled in {seconds:.1f} s: {_bytes_used(epoch) / 1e6:,.0f} MB", flush=True)
         data, test = (sharding.place(array, loop.mesh) for array in (loop.data, loop.test))
         done = sum(map(len, rows.values()))
-        with TrainingProgress(len(members), loop.epochs, done=done) as progress:
+        each = _bytes_of_state(loop, chunks[0])
+        with TrainingProgress(len(members), loop.epochs, done, each) as progress:
             session = _Session(loop, epoch, data, test, run, rows, drawn, stop, progress)
             for chunk in chunks:
                 results += _train_chunk(session, chunk, resume=saved is not None)
@@ -284,6 +286,13 @@ def _compiled(loop: Loop, chunk: Chunk) -> Any:
     population = sharding.shapes_of(jax.eval_shape(loop.sweep.init, members), loop.mesh, split=True)
     data, test = (sharding.shapes_of(a, loop.mesh, split=False) for a in (loop.data, loop.test))
     return loop.sweep.epoch.lower(population, members, data, test).compile()
+
+
+def _bytes_of_state(loop: Loop, chunk: Chunk) -> int:
+    """Bytes of a member's parameters, optimiser and status."""
+    members = place_members(chunk.population(), loop.mesh)
+    leaves = jax.tree.leaves(jax.eval_shape(loop.sweep.init, members))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) // chunk.size
 
 
 def _bytes_used(compiled: Any) -> int:

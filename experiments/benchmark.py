@@ -1,6 +1,6 @@
 """How fast the library is: `python -m experiments.benchmark single`.
 
-Each job writes `<output-dir>/benchmark/<job>-cpu.json` and `.md`. What is compared takes
+Each job writes `<output-dir>/benchmark/<job>-<device>.json` and `.md`. What is compared takes
 turns in one process, because the clock of a machine drifts more from minute to minute than
 from turn to turn; a ratio is read within a turn.
 """
@@ -15,14 +15,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, check_output
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import jax
 import numpy as np
 import tyro
 
+from experiments import _benchmark_gpu as sweep_gpu
+from experiments import _benchmark_sweep as sweep_cpu
+from experiments._benchmark_job import Job, begin, check_counts, data_arguments, isolated, subject
+from experiments._benchmark_sweep import Sweep
 from experiments._peers import OURS, PEERS, Images, Problem, import_torch, neg_elbo_of
-from experiments._run import UsageError, as_json, check, commit, flag_of, main
+from experiments._run import UsageError, check, main
 from experiments._timing import (
     Bystanders,
     alternate,
@@ -34,30 +38,13 @@ from experiments._timing import (
     write_results,
 )
 from vae_jax import figures
-from vae_jax.data import ImageData, default_cache_dir, load_images
 from vae_jax.likelihoods import bernoulli
 from vae_jax.model import make_vae
 from vae_jax.networks import NETWORKS
 
 PROG = "python -m experiments.benchmark"
-# What neither changes the measurement nor belongs into a file that is shared.
-NOT_A_SETTING = {"dataset", "data_dir", "output_dir", "overwrite"}
 COLD, WARM = "mnist, empty cache", "mnist, filled cache"
 OWN_IMPORT, PLAIN_IMPORT = "import vae_jax", "import jax, flax.linen, optax"
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What every job has to be told."""
-
-    dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = "auto"
-    """auto: MNIST, or the digits of scikit-learn with a warning where it cannot be had."""
-    data_dir: Path | None = None
-    """Folder with the official files in mnist/; VAE_JAX_DATA without it."""
-    output_dir: Path = Path("results")
-    """The files are written to benchmark/ below it."""
-    overwrite: bool = False
-    """Replace the files of an earlier measurement."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +85,23 @@ class Startup(Job):
 class Config:
     """Measure the speed of the library; each job has its own --help."""
 
-    job: Annotated[Single | Startup, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes]
+    job: Annotated[
+        Single | Startup | Sweep, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes
+    ]
     """What to measure."""
 
 
 def run(config: Config) -> None:
     """Run the job that was asked for."""
     job = config.job
-    run_single(job) if isinstance(job, Single) else run_startup(job)
+    if isinstance(job, Single):
+        run_single(job)
+    elif isinstance(job, Startup):
+        run_startup(job)
+    elif job.device == "cpu":
+        sweep_cpu.run(job)
+    else:
+        sweep_gpu.run(job)
 
 
 def run_single(config: Single) -> None:
@@ -115,12 +111,12 @@ def run_single(config: Single) -> None:
         UsageError: if PyTorch is missing, or a setting, the data or the folder does not
             allow it.
     """
-    _check_counts(config, "epochs_per_turn", "turns", "latent_dim", "batch_size")
+    check_counts(config, "epochs_per_turn", "turns", "latent_dim", "batch_size")
     for width in config.hidden:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
     check(0 <= config.seed < 2**32, "--seed", config.seed, "0 to 2^32 - 1 is needed")
     import_torch()
-    files, images = _begin("single", config)
+    files, images = begin("single", config)
     batch, total = config.batch_size, len(images.train_images)
     check(batch <= total, "--batch-size", batch, f"at most the {total} images of {images.name}")
 
@@ -138,7 +134,7 @@ def run_single(config: Single) -> None:
     per_epoch = total // batch * batch
     widths = (images.train_images[0].size, *config.hidden, config.latent_dim)
     result = {
-        **_subject("single", config, images),
+        **subject("single", config, images),
         "architecture": "-".join(map(str, widths)),
         "images_per_epoch": per_epoch,
         "epochs": 1 + config.turns * config.epochs_per_turn,
@@ -203,17 +199,11 @@ def run_startup(config: Startup) -> None:
         UsageError: if a setting, the data or the folder does not allow it, or the experiment
             fails.
     """
-    _check_counts(config, "turns")
-    files, images = _begin("startup", config)
+    check_counts(config, "turns")
+    files, images = begin("startup", config)
     with tempfile.TemporaryDirectory() as scratch:
-        caches = Path(scratch) / "vae_jax"
-        caches.mkdir()
-        # A download is no part of the start: the data set that was just loaded is at hand.
-        (caches / "datasets").symlink_to(default_cache_dir().absolute())
-        arguments = ["--dataset", images.name]
-        if config.data_dir is not None:
-            arguments += ["--data-dir", str(config.data_dir)]
-        environment = _environment(Path(scratch))
+        caches, environment = isolated(Path(scratch))
+        arguments = data_arguments(config, images)
         measures = {
             COLD: lambda: first_epoch_seconds(arguments, environment, empty=caches / "xla"),
             WARM: lambda: first_epoch_seconds(arguments, environment),
@@ -226,7 +216,7 @@ def run_startup(config: Startup) -> None:
         turns = alternate(measures, turns=config.turns)
         hardware = machine(bystanders)
     result = {
-        **_subject("startup", config, images),
+        **subject("startup", config, images),
         "measures": {name: spread(seconds) for name, seconds in turns.items()},
         "ratios": {
             f"{name} / {other}": compared(turns[name], turns[other])
@@ -289,60 +279,9 @@ def import_seconds(statement: str, environment: Mapping[str, str]) -> float:
     return float(check_output(command, env=environment, stderr=PIPE, text=True))
 
 
-def _environment(cache: Path) -> dict[str, str]:
-    """This process's, with caches of its own and with this checkout to import from."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    # A cache that the user has set would be filled already.
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
-    roots = (str(Path(__file__).parents[1]), environment.get("PYTHONPATH"))
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, roots))
-    return environment
-
-
-def _check_counts(config: Job, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
-        check(value >= 1, flag_of(field), value, "a whole number of 1 or more is needed")
-
-
-def _begin(job: str, config: Job) -> tuple[Path, ImageData]:
-    """Where to write, without an ending and known to be writable, and the data.
-
-    Raises:
-        UsageError: if the device, the folder or an earlier result does not allow it.
-    """
-    backend = jax.default_backend()
-    needed = "the CPU is measured, JAX_PLATFORMS=cpu is needed"
-    check(backend == "cpu", "JAX_PLATFORMS", backend, needed)
-    folder = config.output_dir / "benchmark"
-    files = folder / f"{job}-cpu"
-    free = config.overwrite or not files.with_suffix(".json").exists()
-    check(free, "--output-dir", folder, f"{files.name}.json exists; --overwrite replaces it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--output-dir {folder}: cannot be written ({error.strerror})") from None
-    check(os.access(folder, os.W_OK), "--output-dir", folder, "cannot be written")
-    images = load_images(config.dataset, config.data_dir)
-    if images.warning is not None:
-        print(f"warning: {images.warning}", file=sys.stderr)
-    print(images.source, flush=True)
-    return files, images
-
-
-def _subject(job: str, config: Job, images: ImageData) -> dict[str, Any]:
-    """What was measured, on which data, by which code and with which settings."""
-    settings = as_json(config)
-    return {
-        "job": job,
-        "dataset": images.name,
-        "source": images.source,
-        "commit": commit(),
-        "settings": {key: settings[key] for key in settings if key not in NOT_A_SETTING},
-    }
-
-
 if __name__ == "__main__":
+    # PyTorch needs room on the same GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # The first epoch is timed with its compilation, whatever an earlier run left behind.
     jax.config.update("jax_enable_compilation_cache", False)
     main(Config, run, PROG)

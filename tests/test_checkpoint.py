@@ -1,12 +1,20 @@
+import hashlib
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from test_train import assert_same_bits, hyper, trainer
 
-from vae_jax.checkpoint import CheckpointError, Checkpoints
+from vae_jax.checkpoint import CheckpointError, Checkpoints, DamagedError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -93,66 +101,187 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(change, message, tmp_p
 abandoned_reads = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def refused(folder, state) -> bool:
-    """Whether a checkpoint is refused in one line; a loaded one must be right in every bit."""
+def flipped(place):
+    """Change the bit at a place of a file, from 0, its beginning, to 1, its end."""
+
+    def flip(path):
+        content = bytearray(path.read_bytes())
+        content[round(place * (len(content) - 1))] ^= 16
+        path.write_bytes(content)
+
+    return flip
+
+
+def truncated(path):
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+DAMAGE = {
+    **{f"bit flipped at {place}": flipped(place) for place in (0.2, 0.4, 0.9)},
+    "truncated": truncated,
+    "removed": lambda path: path.unlink(),
+}
+
+
+def checksum_of_list(arrays):
+    return hashlib.sha256(json.dumps(arrays, sort_keys=True).encode()).hexdigest()
+
+
+def files_of(folder):
+    """The files below a folder, the largest, which holds the arrays, first."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(files, key=lambda path: -(folder / path).stat().st_size)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, digits):
+    """A folder with checkpoints 1 and 2, and the state in each."""
+    folder = tmp_path_factory.mktemp("saved") / "states"
+    images = jnp.asarray(digits[:100])
+    states = {number: state_after(number, images) for number in (1, 2)}
     with Checkpoints(folder) as checkpoints:
-        try:
-            loaded = checkpoints.restore(state, number=1)
-        except CheckpointError as error:
-            message = str(error)
-        else:
-            assert_same_bits(loaded, state)
-            return False
-    assert "\n" not in message
-    return True
+        for number, state in states.items():
+            checkpoints.save(number, state)
+    return folder, states
+
+
+def restore_latest(checkpoints, states):
+    """What is restored, after a look at its bits and at what was set aside."""
+    folder, before = checkpoints._folder, set(checkpoints.numbers)
+    found = checkpoints.restore_latest(lambda number: checkpoints.restore(states[1], number))
+    assert found is not None
+    assert_same_bits(found.state, states[found.number])
+    aside = [number for number in sorted(before, reverse=True) if number > found.number]
+    assert len(found.set_aside) == len(aside)
+    for number, reason in zip(aside, found.set_aside, strict=True):
+        assert reason.startswith(f"{folder}: checkpoint {number} is damaged")
+        assert "\n" not in reason
+        assert (folder / f"{number}.damaged").is_dir()
+    assert checkpoints.numbers == sorted(before - set(aside))
+    return found
 
 
 @abandoned_reads
-def test_a_changed_bit_anywhere_is_found(tmp_path, images):
-    """In every file of the checkpoint, at several places: an error or the right state."""
-    folder, state = tmp_path / "states", state_after(1, images)
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(1, state)
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    largest = max(files, key=lambda p: p.stat().st_size)
-    for path in files:
-        good, found = path.read_bytes(), 0
-        for place in np.linspace(0, len(good) - 1, 7 if path == largest else 3, dtype=int):
-            damaged = bytearray(good)
-            damaged[place] ^= 16
-            path.write_bytes(bytes(damaged))
-            found += refused(folder, state)
-        path.write_bytes(good)
-        # Orbax itself loads a flipped bit of the arrays' file without a word.
-        assert found > 0 or path != largest
-    assert not refused(folder, state)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_costs_at_most_the_latest_checkpoint(damage, saved, tmp_path):
+    """Any file of it: it is restored in the right bits, or the one before is; then it goes on."""
+    good, states = saved
+    names = files_of(good / "2")
+    assert len(names) >= 8
+    lost = []
+    for index, name in enumerate(names):
+        folder = tmp_path / str(index)
+        shutil.copytree(good, folder)
+        DAMAGE[damage](folder / "2" / name)
+        with Checkpoints(folder) as checkpoints:
+            found = restore_latest(checkpoints, states)
+            if found.number == 1:
+                lost.append(name)
+                checkpoints.save(2, states[2])
+        with Checkpoints(folder) as checkpoints:
+            assert restore_latest(checkpoints, states)[::2] == (2, [])
+    # Orbax itself loads a flipped bit of the arrays' file without a word.
+    assert names[0] in lost
 
 
 @abandoned_reads
-def test_a_truncated_or_missing_file_is_found(tmp_path, images):
-    folder, state = tmp_path / "states", state_after(1, images)
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(1, state)
-    files = [p for p in folder.rglob("*") if p.is_file()]
-    largest = max(files, key=lambda p: p.stat().st_size)
-    for path in files:
-        good = path.read_bytes()
-        for damage in (lambda p: p.write_bytes(b""), lambda p: p.unlink()):
-            damage(path)
-            assert refused(folder, state) or path != largest
-            path.write_bytes(good)
+def test_several_damaged_checkpoints_are_set_aside(saved, tmp_path):
+    _, states = saved
+    with Checkpoints(tmp_path, keep=3) as checkpoints:
+        for number in (1, 2, 3):
+            checkpoints.save(number, states[min(number, 2)])
+    for number in ("2", "3"):
+        flipped(0.4)(tmp_path / number / files_of(tmp_path / number)[0])
+    (tmp_path / "3.damaged").mkdir()  # of an earlier time
+    with Checkpoints(tmp_path) as checkpoints:
+        found = restore_latest(checkpoints, states)
+    assert (found.number, len(found.set_aside)) == (1, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2.damaged", "3.damaged"]
+    assert files_of(tmp_path / "3.damaged")
 
 
-def test_a_forged_checksum_is_found(tmp_path, images):
-    state = state_after(0, images)
+@abandoned_reads
+@pytest.mark.parametrize("damage", ["bit flipped at 0.4", "truncated", "removed"])
+def test_nothing_is_set_aside_where_every_checkpoint_is_damaged(damage, saved, tmp_path):
+    good, states = saved
+    shutil.copytree(good, tmp_path / "states")
+    for number in ("1", "2"):
+        DAMAGE[damage](tmp_path / "states" / number / files_of(good / number)[0])
     with Checkpoints(tmp_path / "states") as checkpoints:
-        checkpoints.save(1, state)
-    metadata = tmp_path / "states" / "1" / "_CHECKPOINT_METADATA"
+        with pytest.raises(DamagedError, match="checkpoint 2 is damaged") as caught:
+            restore_latest(checkpoints, states)
+        assert "\n" not in str(caught.value)
+        assert checkpoints.numbers == [1, 2]
+    assert sorted(p.name for p in (tmp_path / "states").iterdir()) == ["1", "2"]
+
+
+def test_nothing_is_set_aside_for_another_model(saved, tmp_path):
+    good, states = saved
+    shutil.copytree(good, tmp_path / "states")
+    other = {1: states[1]._replace(step=states[1].step.astype(jnp.float32))}
+    with Checkpoints(tmp_path / "states") as checkpoints:
+        with pytest.raises(CheckpointError, match="checkpoint 2 is of another model") as caught:
+            restore_latest(checkpoints, other)
+        assert not isinstance(caught.value, DamagedError)
+        assert checkpoints.numbers == [1, 2]
+    assert sorted(p.name for p in (tmp_path / "states").iterdir()) == ["1", "2"]
+
+
+def test_without_checkpoints_nothing_is_restored(tmp_path):
+    with Checkpoints(tmp_path / "states") as checkpoints:
+        assert checkpoints.restore_latest(checkpoints.restore) is None
+    assert not (tmp_path / "states").exists()
+
+
+@pytest.mark.parametrize(
+    ("forge_list", "says"),
+    [(False, "the checksum of its list differs"), (True, r"the checksum of \.step differs")],
+)
+def test_a_forged_checksum_is_found(forge_list, says, saved, tmp_path):
+    good, states = saved
+    shutil.copytree(good, tmp_path / "states")
+    metadata = tmp_path / "states" / "2" / "_CHECKPOINT_METADATA"
     content = json.loads(metadata.read_text())
-    content["custom_metadata"]["arrays"][".step"]["sha256"] = "0" * 64
+    custom = content["custom_metadata"]
+    custom["arrays"][".step"]["sha256"] = "0" * 64
+    if forge_list:
+        custom["sha256"] = checksum_of_list(custom["arrays"])
     metadata.write_text(json.dumps(content))
     with (
         Checkpoints(tmp_path / "states") as checkpoints,
-        pytest.raises(CheckpointError, match=r"the checksum of \.step differs"),
+        pytest.raises(DamagedError, match=says),
     ):
-        checkpoints.restore(state)
+        checkpoints.restore(states[2])
+
+
+def test_the_command_line_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
+    """A warning on stderr, and the bits of a run that lost nothing."""
+    flags = ("--dataset", "digits", "--hidden", "8", "--beta", "1", "4", "--batch-size", "256")
+    flags += ("--epochs", "4", "--checkpoint-every", "1", "--figures", "none", "--name", "swept")
+
+    def trained(*more):
+        command = [sys.executable, "-m", "experiments.mnist", *flags, *more]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        [folder] = (run / "checkpoints").glob("*/states")
+        with Checkpoints(folder) as checkpoints:
+            return done, folder, checkpoints.layout(4)
+
+    run = tmp_path / "results" / "mnist" / "swept"
+    done, folder, whole = trained()
+    assert done.stderr == ""
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
+    flipped(0.4)(folder / "4" / files_of(folder / "4")[0])
+    done, _, resumed = trained("--resume")
+    [line] = done.stderr.splitlines()
+    where = re.escape(str(folder))
+    assert re.fullmatch(
+        f"warning: {where}: checkpoint 4 is damaged: .*; set aside, going on from 3", line
+    )
+    assert re.findall(r"epoch (\d)/4", done.stdout) == ["4"]
+    assert resumed == whole
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "4", "4.damaged"]

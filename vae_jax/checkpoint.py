@@ -11,6 +11,8 @@ import gc
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 import sys
 import time
@@ -74,6 +76,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         policies: Any = ocp.training.preservation_policies
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         return ocp.training.Checkpointer(
             str(self._folder),
             preservation_policy=policies.LatestN(self._keep),
@@ -89,9 +92,18 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         if "_orbax" in vars(self):
-            self._orbax.close()
+            # A save that failed is raised here once more; `wait` has said so in one line.
+            with contextlib.suppress(Exception):
+                self._orbax.close()
+            del self._orbax
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     @property
     def numbers(self) -> list[int]:
@@ -141,8 +153,7 @@ class Checkpoints:
                 raise self._not_saved(pending[0], error) from error
 
     def _not_saved(self, number: int, error: Exception) -> CheckpointError:
-        reason = _line(error)
-        return CheckpointError(f"{self._folder}: checkpoint {number} was not saved: {reason}")
+        return CheckpointError(f"{self._named(number)} was not saved: {_line(error)}")
 
     def layout(self, number: int) -> dict[str, dict[str, Any]]:
         """The `shape` and `dtype` of every array of a checkpoint, by its path in the tree.
@@ -224,8 +235,7 @@ class Checkpoints:
     def _set_aside(self, numbers: Sequence[int]) -> None:
         if not numbers:
             return
-        self._orbax.close()
-        del self._orbax  # it remembers what it has seen
+        self._close()  # it remembers what it has seen
         if is_first():
             for number in numbers:
                 aside = self._folder / f"{number}.damaged"
@@ -266,7 +276,7 @@ def _sha256(leaf: jax.Array) -> str:
     for shard in (shard for shard in leaf.addressable_shards if shard.replica_id == 0):
         start = (shard.index[0].start or 0) if shard.index else 0
         for row, values in enumerate(np.atleast_1d(np.asarray(shard.data)), start):
-            digest = hashlib.sha256(np.ascontiguousarray(values)).digest()
+            digest = hashlib.sha256(np.asarray(values).tobytes()).digest()
             digests[row] = np.frombuffer(digest, np.uint8)
     # A row is in one process, and zero in the others.
     whole = np.bitwise_or.reduce(gather(digests), axis=0)
@@ -321,7 +331,15 @@ def _quiet() -> Iterator[None]:
             logger.disabled = disabled
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Drop what Orbax logs, a hundred lines from every thread of a save that fails: it raises."""
+    return "orbax" not in Path(record.pathname).parts
+
+
 def _line(error: Exception) -> str:
-    """The first line of what a library said, cut short."""
+    """The first line of what a library said, cut short; the system's own words where it has any."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is not None:
+        return os.strerror(int(code[1]))  # which stand after a path that is cut off
     line = next(iter(str(error).splitlines()), "") or type(error).__name__
     return line if len(line) <= 120 else line[:117] + "..."

@@ -1,0 +1,349 @@
+"""What a member of a sweep costs beside a model that is trained alone, in time and in memory."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from experiments import mnist
+from experiments._benchmark_job import Job, begin, check_counts, data_arguments, isolated, subject
+from experiments._grid import Member
+from experiments._run import UsageError, check
+from experiments._sweep import Task
+from experiments._timing import (
+    Bystanders,
+    alternate,
+    compared,
+    machine,
+    seconds_of,
+    single_figure,
+    spread,
+    write_results,
+)
+from vae_jax import figures
+from vae_jax.data import ImageData
+from vae_jax.sharding import place
+from vae_jax.sweep import Execution, make_members, make_sweep, place_members
+from vae_jax.types import Params
+
+# In the order in which a smaller grid takes them; 1 is what single models are trained with.
+BETAS = (1.0, 8.0, 0.25, 4.0, 0.5, 2.0)
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"members": (8,), "hidden": (512, 256), "latent_dim": 2},
+    "gpu": {"members": (1, 4, 16, 64, 256), "hidden": (400,), "latent_dim": 20},
+}
+GOAL_RATIO = 1.05
+GOAL_BYTES = 32.0
+# The peak of a process counts that of the process it was forked from, so that one is small.
+LAUNCHER = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(min(255, abs(os.waitstatus_to_exitcode(status))))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep(Job):
+    """What a member of a sweep costs, in time and memory.
+
+    On a CPU beside a model that is trained alone. On a GPU at growing numbers of members,
+    beside as many models one after the other, also in PyTorch, and beside what the device can
+    do; needs PyTorch with CUDA.
+    """
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What is measured; JAX must be running on it."""
+    members: tuple[int, ...] | None = None
+    """Members of the population, 8; on a GPU of each population, 1 4 16 64 256."""
+    memory_members: int = 24
+    """CPU: members of the sweep whose memory is measured."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the encoder's layers, 512 256 (GPU: 400); the decoder mirrors them."""
+    latent_dim: int | None = None
+    """Dimensions of the latent z, 2 (GPU: 20)."""
+    batch_size: int = 128
+    """Images in a minibatch; the remainder of an epoch that fills none is left out."""
+    epochs: int = 20
+    """GPU: epochs of a model in `models an hour`."""
+    turns: int = 5
+    """Epochs that are measured; one that warms up precedes them."""
+
+
+class Trial:
+    """A population in training, a compiled epoch at a time.
+
+    Args:
+        task: what is trained.
+        members: which of its members.
+        execution: of `make_sweep`.
+    """
+
+    def __init__(self, task: Task, members: Sequence[Member], execution: Execution) -> None:
+        self.execution: Execution = execution
+        self.size = len(members)
+        sweep = make_sweep(task.trainer, task.evaluate, execution=execution)
+        hypers, seeds = [member.hyper for member in members], [member.seed for member in members]
+        self._members = place_members(make_members(hypers, seeds), None)
+        self._population = sweep.init(self._members)
+        self._data, self._test = place((task.data, task.test), None)
+        began = time.perf_counter()
+        lowered = sweep.epoch.lower(self._population, self._members, self._data, self._test)
+        self._epoch = lowered.compile()
+        self.compile_seconds = time.perf_counter() - began
+        self._sweep = sweep
+        self._report: Any = None
+        self._yardstick = next(i for i, m in enumerate(members) if m == yardstick(members))
+
+    def epoch(self) -> None:
+        """Train every member for an epoch and evaluate it; the host reads the report."""
+        state = (self._population, self._members, self._data, self._test)
+        self._population, report = self._epoch(*state)
+        self._report = jax.device_get(report)
+
+    def evaluate(self) -> None:
+        """Evaluate every member once more."""
+        jax.device_get(self._sweep.evaluate(self._population, self._test))
+
+    def neg_elbo(self) -> float:
+        """The test negative ELBO of the member at beta 1 after the last epoch, nats per image.
+
+        Raises:
+            UsageError: if a member has diverged, and no longer takes its time.
+        """
+        stopped = int(np.count_nonzero(self._report.status.cause))
+        if stopped:
+            raise UsageError(f"{stopped} of {self.size} members diverged; nothing to compare")
+        return -float(self._report.test.elbo[self._yardstick])
+
+    def params(self) -> Params:
+        """The parameters of that member."""
+        return self._sweep.pick(self._population, self._yardstick)
+
+
+def yardstick(members: Sequence[Member]) -> Member:
+    """The member at beta 1 with the first seed: what a model alone is."""
+    return next(member for member in members if member.hyper.beta == 1)
+
+
+def grid_of(members: int) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """As many betas as divide a number of members, six at most, and the seeds for the rest."""
+    count = max(k for k in range(1, len(BETAS) + 1) if members % k == 0)
+    return tuple(sorted(BETAS[:count])), tuple(range(members // count))
+
+
+def resolved(config: Sweep) -> Sweep:
+    """The configuration with the defaults of its device filled in.
+
+    Raises:
+        UsageError: if a setting does not allow the measurement.
+    """
+    defaults = DEFAULTS[config.device]
+    missing = {name: defaults[name] for name in defaults if getattr(config, name) is None}
+    config = dataclasses.replace(config, **missing)
+    fields = ("members", "memory_members", "hidden", "latent_dim", "batch_size", "epochs", "turns")
+    check_counts(config, *fields)
+    sizes = config.members or ()
+    if config.device == "cpu":
+        given = " ".join(map(str, sizes))
+        check(len(sizes) == 1, "--members", given, "one number is needed on a CPU")
+        enough = config.memory_members > 1
+        check(enough, "--memory-members", config.memory_members, "2 or more are needed")
+    distinct = len(set(sizes)) == len(sizes) > 0
+    check(distinct, "--members", " ".join(map(str, sizes)), "different numbers are needed")
+    return dataclasses.replace(config, members=tuple(sorted(sizes)))
+
+
+def model_of(config: Sweep, images: ImageData, members: int, **other: Any) -> mnist.Config:
+    """The settings with which `experiments.mnist` trains a grid of members.
+
+    Args:
+        config: with its defaults filled in.
+        images: the data.
+        members: how many.
+        **other: fields of `mnist.Config` that differ.
+    """
+    betas, seeds = grid_of(members)
+    model = mnist.Config(
+        data_dir=config.data_dir,
+        beta=betas,
+        seed=seeds,
+        hidden=config.hidden or (),
+        latent_dim=config.latent_dim or 0,
+        batch_size=config.batch_size,
+    )
+    return mnist.validate(dataclasses.replace(model, dataset=images.name, **other))
+
+
+def num_params(task: Task) -> int:
+    """The parameters of one member."""
+    member = task.members[0]
+    state = jax.eval_shape(task.trainer.init, jax.random.key(member.seed), member.hyper)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+
+
+def architecture(config: Sweep, images: ImageData) -> str:
+    """`784-512-256-2`."""
+    widths = (images.train_images[0].size, *(config.hidden or ()), config.latent_dim)
+    return "-".join(map(str, widths))
+
+
+def run(config: Sweep) -> None:
+    """Measure on the CPU, and write what came out.
+
+    Raises:
+        UsageError: if a setting, the data, the device or the folder does not allow it.
+    """
+    config = resolved(config)
+    files, images = begin("sweep", config)
+    size = (config.members or (1,))[0]
+    task = mnist.prepare(model_of(config, images, size))[1]
+    trials = {
+        "solo": Trial(task, [yardstick(task.members)], "map"),
+        "map": Trial(task, task.members, "map"),
+        "vmap": Trial(task, task.members, "vmap"),
+    }
+    bystanders = Bystanders()
+    measures = {name: partial(member_seconds, trial) for name, trial in trials.items()}
+    first = {name: measure() for name, measure in measures.items()}
+    turns = alternate(measures, turns=config.turns)
+    hardware = machine(bystanders)
+
+    betas, seeds = grid_of(size)
+    runs = {
+        name: {
+            "members": trial.size,
+            "execution": trial.execution,
+            "compile_seconds": trial.compile_seconds,
+            "first_epoch_seconds": first[name],
+            **spread(turns[name]),
+            **compared(turns[name], turns["solo"]),
+            "test_neg_elbo": trial.neg_elbo(),
+        }
+        for name, trial in trials.items()
+    }
+    result = {
+        **subject("sweep", config, images),
+        "architecture": architecture(config, images),
+        "parameters": num_params(task),
+        "betas": betas,
+        "seeds": seeds,
+        "images_per_epoch": len(images.train_images) // config.batch_size * config.batch_size,
+        "epochs": 1 + config.turns,
+        "unit": "seconds per member and epoch, its evaluation included",
+        "runs": runs,
+        "goal_map_median_of_turn_ratios": GOAL_RATIO,
+        "memory": memory(config, images, num_params(task)),
+        "machine": hardware,
+    }
+    title = (
+        f"VAE {result['architecture']} on {images.name}, batch {config.batch_size}, {size} members"
+    )
+    rows = [
+        {
+            "run": name,
+            "members": str(one["members"]),
+            **{which: f"{one[f'{which}_seconds']:.3f}" for which in ("median", "min", "max")},
+            "times solo": f"{one['ratio_of_medians']:.3f}",
+            "by turns": f"{one['median_of_turn_ratios']:.3f}",
+            "compiled in": f"{one['compile_seconds']:.2f}",
+            f"-ELBO, {result['epochs']} epochs": f"{one['test_neg_elbo']:.2f}",
+        }
+        for name, one in runs.items()
+    ]
+    used = result["memory"]
+    write_results(
+        files,
+        f"{title}: seconds per member and epoch, CPU",
+        result,
+        rows,
+        f"An epoch is {result['images_per_epoch']} images and the evaluation on the test split. "
+        f"Median, minimum and maximum over {config.turns} turns of one epoch, in which the "
+        "three alternate in one process. `solo`: one model as `experiments.mnist` trains it, a "
+        "sweep of one member; `map` and `vmap`: the members one after the other in one program, "
+        "and all at once. Times solo: ratio of the medians; by turns: median of the ratios "
+        f"within a turn, for `map` at most {GOAL_RATIO} is the goal. Compiling is not in the "
+        "times. -ELBO is that of the member at beta 1 with the first seed, nats per image.",
+        f"Memory: the peak resident memory of `python -m experiments.mnist --epochs 1` is "
+        f"{used['solo_peak_bytes'] / 1e6:,.0f} MB for one model and "
+        f"{used['sweep_peak_bytes'] / 1e6:,.0f} MB for {used['members']} (map, "
+        f"{used['members_at_once']} at once), which is "
+        f"{used['bytes_per_parameter_and_member']:.1f} bytes for each of the "
+        f"{used['parameters']:,} parameters of a further member, its checkpoint included; at most "
+        f"{GOAL_BYTES:g} is the goal.",
+    )
+    seconds = {name: np.array(turns[name]) for name in turns}
+    what = "seconds per member and epoch on the CPU: median, range, and every epoch"
+    figure = single_figure(title, turns, what)
+    figures.save(figure, files.with_suffix(".png"), **seconds)
+    print(f"{files.name}.json, .md and .png are in {files.parent}")
+
+
+def member_seconds(trial: Trial) -> float:
+    """Seconds of one epoch of a population, divided by its members."""
+    return seconds_of(trial.epoch) / trial.size
+
+
+def memory(config: Sweep, images: ImageData, parameters: int) -> dict[str, Any]:
+    """Peak memory of a run of one model and of a sweep, and what a further member adds to it.
+
+    Raises:
+        UsageError: if a run fails.
+    """
+    betas, seeds = grid_of(config.memory_members)
+    settings = ["--hidden", *map(str, config.hidden or ()), "--latent-dim", str(config.latent_dim)]
+    settings += ["--batch-size", str(config.batch_size), "--execution", "map"]
+    settings += data_arguments(config, images)
+    grid = ["--beta", *map(str, betas), "--seed", *map(str, seeds)]
+    with tempfile.TemporaryDirectory() as scratch:
+        _, environment = isolated(Path(scratch))
+        solo, _ = peak_of(settings, environment)
+        sweep, at_once = peak_of([*grid, *settings], environment)
+    more = config.memory_members - 1
+    return {
+        "parameters": parameters,
+        "members": config.memory_members,
+        "betas": betas,
+        "seeds": seeds,
+        "members_at_once": at_once,
+        "solo_peak_bytes": solo,
+        "sweep_peak_bytes": sweep,
+        "bytes_per_parameter_and_member": (sweep - solo) / more / parameters,
+        "goal_bytes_per_parameter_and_member": GOAL_BYTES,
+    }
+
+
+def peak_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[int, int]:
+    """Peak resident memory, in bytes, of one epoch of `experiments.mnist` in a fresh process.
+
+    Args:
+        arguments: its flags.
+        environment: its variables.
+
+    Returns:
+        The bytes, and the members that it trained at once.
+
+    Raises:
+        UsageError: if it fails, with the last line that it printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        own = ["--epochs", "1", "--figures", "none", "--output-dir", folder, "--name", "memory"]
+        command = [sys.executable, "-m", "experiments.mnist", *own, *arguments]
+        launcher = [sys.executable, "-S", "-c", LAUNCHER, *command]
+        done = subprocess.run(launcher, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+            raise UsageError(f"python -m experiments.mnist: {last.removeprefix('error: ')}")
+        config = json.loads((Path(folder) / "mnist" / "memory" / "config.json").read_text("utf-8"))
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024), config["chunk"]
