@@ -170,15 +170,21 @@ def make_sweep(
 
         def skip(member: Population) -> tuple[Population, Report]:
             _, report = jax.eval_shape(train, member)
-            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), report)
-            return member, nothing._replace(status=member.status)
+            return member, _zeros(report)._replace(status=member.status)
 
         # Costs nothing where members are trained one by one; under vmap it is a choice
         # between two results.
         return jax.lax.cond(member.train.alive, train, skip, member)
 
     def evaluate_one(member: Population, test: Num[Array, "m *x"]) -> ElboEstimate:
-        return evaluate(member.train.params, test)
+        # Always, and yet in a branch as in an epoch: XLA then rounds alike, and the summary of
+        # a run holds the numbers of its last epoch.
+        def skip(params: Params) -> ElboEstimate:
+            return _zeros(jax.eval_shape(evaluate, params, test))
+
+        always = member.train.step >= 0
+        params = member.train.params
+        return jax.lax.cond(always, lambda params: evaluate(params, test), skip, params)
 
     init_all = over_devices(each(init_one), mesh, (True, False))
     epoch_all = over_devices(each_in_place(epoch_one), mesh, (True, False, False, False))
@@ -240,8 +246,9 @@ def make_members(
     missing = max(0, size - len(hypers))
     filled = [*hypers, *[hypers[-1]] * missing]
     indices = [unique.index(seed) for seed in seeds] + [0] * missing
+    numbers: list[Any] = [np.array(values, np.float32) for values in zip(*filled, strict=True)]
     return Members(
-        hyper=Hyper(*(np.array(values, np.float32) for values in zip(*filled, strict=True))),
+        hyper=Hyper(*numbers),
         seed=np.array(indices, np.int32),
         seeds=np.array(unique + unique[-1:] * (num_seeds - len(unique)), np.int32),
         real=np.arange(len(filled)) < len(hypers),
@@ -325,9 +332,10 @@ def plan_chunks(
         raise ValueError(f"{members} members in chunks of {chunk}: at least 1 is needed")
     per_member = fixed = 0
     if chunk is None and bytes_of is not None and free_bytes is not None:
-        one = bytes_of(shards)
-        per_member = max(1, bytes_of(2 * shards) - one)
-        fixed = max(0, one - per_member)
+        # A loop over one member is no loop, and needs less: two and three are typical.
+        two = bytes_of(2 * shards)
+        per_member = max(1, bytes_of(3 * shards) - two)
+        fixed = max(0, two - 2 * per_member)
         chunk = max(1, int(0.8 * free_bytes - fixed) // per_member) * shards
     number = -(-members // min(members, chunk or members))
     least, more = divmod(members, number)
@@ -355,6 +363,10 @@ def _status(
         step=jnp.where(good, 0, start + last).astype(jnp.int32),
         max_log_var=jnp.where(good, 0.0, metrics["max_log_var"]).astype(jnp.float32),
     )
+
+
+def _zeros(shapes: PyTree) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _all_at_once(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -212,13 +212,9 @@ def _picture_figure(
     left: float = 0.1,
     bottom: float = 0.1,
 ) -> tuple[Figure, Axes]:
-    """A figure sized around a mosaic; margins in inches.
-
-    Every pixel of the mosaic becomes a square of the same whole number of dots, because a
-    fractional scale would show some pixels wider than others.
-    """
+    """A figure sized around a mosaic; margins in inches."""
     height, width = sheet.shape[:2]
-    scale = max(1, min(round(1150 / width), round(2300 / height)))
+    scale = whole_scale(width, height)
     if row_labels:
         left = 0.17 + 0.058 * max(map(len, row_labels))
     # A narrow mosaic still gets room for the title and the name of its axis.
@@ -228,18 +224,46 @@ def _picture_figure(
     top = 0.28 + 0.15 * title.count("\n")
     left, right, bottom, top = (round(margin * DPI) for margin in (left, right, bottom, top))
     full_width, full_height = left + scale * width + right, bottom + scale * height + top
-    # Matplotlib truncates inches * dpi, which may fall a rounding error short of a whole dot.
-    figure = Figure(figsize=((full_width + 1e-4) / DPI, (full_height + 1e-4) / DPI))
-    box = np.array([left, bottom, scale * width, scale * height])
-    axes = figure.add_axes(tuple(box / [full_width, full_height, full_width, full_height]))
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
+    figure = dots_figure(full_width, full_height)
+    axes = show_sheet(figure, sheet, left, bottom, scale)
     row = height / max(len(row_labels), 1)
-    axes.set_xticks([])
     axes.set_yticks((np.arange(len(row_labels)) + 0.5) * row - 0.5, row_labels)
     figure.suptitle(title, x=left / full_width, y=1 - 14 / full_height, ha="left", va="top")
     return figure, axes
+
+
+def whole_scale(width: int, height: int) -> int:
+    """How many dots wide a pixel becomes in a mosaic of so many pixels.
+
+    A whole number, because a fractional scale would show some pixels wider than others.
+    """
+    return max(1, min(round(1150 / width), round(2300 / height)))
+
+
+def dots_figure(width: int, height: int) -> Figure:
+    """A figure of a size in dots."""
+    # Matplotlib truncates inches * dpi, which may fall a rounding error short of a whole dot.
+    return Figure(figsize=((width + 1e-4) / DPI, (height + 1e-4) / DPI))
+
+
+def show_sheet(
+    figure: Figure,
+    sheet: Float[np.ndarray, "height width *rgb"],
+    left: int,
+    bottom: int,
+    scale: int,
+) -> Axes:
+    """Axes without ticks, its corner at a place in dots, filled by a mosaic at a scale."""
+    height, width = sheet.shape[:2]
+    full = np.round(figure.get_size_inches() * DPI)
+    box = np.array([left, bottom, scale * width, scale * height]) / np.tile(full, 2)
+    axes = figure.add_axes(tuple(box))
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return axes
 
 
 def _set_value_ticks(axis: Axis, values: Float[np.ndarray, " n"], cell: int) -> None:

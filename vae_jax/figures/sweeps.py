@@ -1,6 +1,7 @@
-"""Figures of a sweep: many models, by setting and seed.
+"""Figures of a sweep: one setting at several values, each trained from several seeds.
 
-Arrays have the axes `[settings, seeds, ...]`; a member that diverged or is missing is NaN.
+A member that diverged or is missing is NaN; what is drawn is the mean over the others. One
+standard error needs two members, and is left out where there are fewer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,25 +10,41 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer
 from matplotlib import colormaps
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import LogNorm, to_rgba_array
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from vae_jax.figures.pictures import mosaic
-from vae_jax.figures.style import BLUE, CLASS_COLORS, DPI, GREY, chart_figure, styled, wrapped
+from vae_jax.figures.pictures import dots_figure, mosaic, show_sheet, whole_scale
+from vae_jax.figures.style import (
+    BLUE,
+    CLASS_COLORS,
+    DPI,
+    GREY,
+    VERMILION,
+    chart_figure,
+    styled,
+    wrapped,
+)
 
-# Ranks of latent dimensions that are drawn as lines; more are a picture.
-MOST_LINES = 10
+_GREYS = 48  # levels of grey in `side_by_side`; 256 of them take 60 % more bytes
+
+
+_MARKERS = "os^Dv<>PXp"
+_HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 
 class RateDistortion(NamedTuple):
-    """One curve over a setting, in nats per example.
+    """Where the members of a sweep lie in the rate-distortion plane.
 
     Attributes:
-        values: of the setting.
-        rates: KL(q(z | x) || p(z)).
-        distortions: -E_q[log p(x | z)].
+        values: the values of the setting, finite, in any order.
+        rates: KL(q(z | x) || p(z)) of each member, averaged over images, nats.
+        distortions: -E log p(x | z) of each member, averaged over images, nats.
     """
 
     values: Float[np.ndarray, " settings"]
@@ -43,68 +60,77 @@ def rate_distortion(
     setting: str = "beta",
     unit: str = "nats per image",
 ) -> Figure:
-    """Distortion against rate: what every nat that the code carries buys.
+    """What models pay for their codes against what the codes leave unsaid.
 
-    Each member is a small point; the means over seeds are joined in the order of the setting,
-    with a bar of one standard error in either direction. On a dotted line rate + distortion,
-    the negative ELBO, is constant.
+    rate = E KL(q(z | x) || p(z)),  distortion = -E log p(x | z)
+
+    To the left are models whose z says little about x, at the left edge posterior collapse; at
+    the bottom are faithful reconstructions. Rate and distortion add up to the negative ELBO,
+    the same along each grey diagonal: models on one diagonal are equally good in bound, yet may
+    use z very differently. Lower left is better, and beta chooses a point of the frontier,
+    the one where its slope is -beta.
 
     Args:
-        curves: by their names for the legend.
+        curves: the members of each curve under its name for the legend; the name may be empty
+            if there is one curve. One without a finite member is left out.
         title: what was trained.
-        setting: what is annotated along a curve.
-        unit: of both axes.
+        setting: name of what was swept.
+        unit: unit of both axes.
 
     Returns:
-        The figure, one axes.
+        The figure, one axes: a faint point for each member, and for each value of the setting
+        the mean over seeds with one standard error both ways, labelled with the value, and
+        joined in ascending order. A value whose members all diverged leaves a gap.
 
     Raises:
-        ValueError: if there is no curve, or no finite point.
+        ValueError: if shapes disagree, a value is not finite, or no member of any curve is.
 
     Reference:
-        Alemi et al., Fixing a broken ELBO (arXiv 1711.00464), figure 1.
+        arXiv 1711.00464, section 2 (Alemi et al., Fixing a Broken ELBO).
     """
-    both = [np.stack([c.rates, c.distortions]).reshape(2, -1) for c in curves.values()]
-    points = np.concatenate(both, axis=1) if both else np.empty((2, 0))
-    points = points[:, np.isfinite(points).all(axis=0)]
-    if points.shape[1] == 0:
-        raise ValueError("no finite point to draw")
-    figure = chart_figure(5.2, 4.0, title)
-    axes = figure.add_subplot()
-    low, high = points.min(axis=1), points.max(axis=1)
-    margin = 0.09 * np.maximum(high - low, 0.02 * np.abs(high) + 1e-6)
-    axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
-    axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
-    _draw_constant_elbo(axes)
-    for color, (name, curve) in zip(_cycle(len(curves)), curves.items(), strict=True):
-        rate, distortion = _mean(curve.rates), _mean(curve.distortions)
-        axes.plot(curve.rates.ravel(), curve.distortions.ravel(), ".", color=color, alpha=0.3)
-        errors = {"xerr": _error(curve.rates), "yerr": _error(curve.distortions)}
-        bars = {"capsize": 2, "elinewidth": 0.9, "marker": "o", "color": color}
-        axes.errorbar(rate, distortion, **errors, **bars, label=name or None)
-        for value, x, y in zip(curve.values, rate, distortion, strict=True):
-            if np.isfinite(x + y):
-                place = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 7}
-                axes.annotate(f"{setting} {value:g}", (x, y), color=color, **place)
-    axes.set_xlabel(f"rate, KL(q(z | x) || p(z)), {unit}")
-    axes.set_ylabel(f"distortion, $-$log p(x | z), {unit}")
-    if len(curves) > 1:
-        axes.legend()
+    figure = chart_figure(6.9 if any(curves) else 5.6, 4.4, title)
+    axes = figure.subplots()
+    colors = (BLUE, VERMILION) if len(curves) <= 2 else CLASS_COLORS
+    means, names, obstacles, handles = [], [], [], []
+    for index, (name, curve) in enumerate(curves.items()):
+        # Past the last colour the colours begin anew, each with another marker.
+        color, marker = colors[index % len(colors)], _MARKERS[(index + index // 10) % 10]
+        shapes = np.shape(curve.rates), np.shape(curve.distortions)
+        order = _ascending(curve.values, shapes[0])
+        if shapes[0] != shapes[1] or len(shapes[0]) != 2:
+            raise ValueError(f"{name or 'curve'}: rates {shapes[0]}, distortions {shapes[1]}")
+        members = np.stack([curve.rates, curve.distortions], axis=-1)[order]
+        members = np.where(np.isfinite(members).all(-1, keepdims=True), members, np.nan)
+        if np.isnan(members).all():
+            continue
+        mean, error = _mean_and_error(members)
+        x, y = members.reshape(-1, 2).T
+        axes.plot(x, y, marker, color=color, alpha=0.35, ms=3, mew=0)
+        handles.append(
+            axes.errorbar(
+                *mean.T, xerr=error[:, 0], yerr=error[:, 1], color=color, marker=marker, ms=4.5,
+                elinewidth=0.8, capsize=1.5, capthick=0.8, lw=1.2, label=name,
+            )
+        )  # fmt: skip
+        kept = np.isfinite(mean[:, 0])
+        texts = [f"{value:g}" for value in curve.values[order][kept]]
+        texts[0] = f"{setting} {texts[0]}"
+        names += texts
+        means.append(mean[kept])
+        steps = np.linspace(0, 1, 30)[:, None, None]
+        obstacles += [members.reshape(-1, 2), (mean[:-1] + steps * np.diff(mean, axis=0))]
+    if not means:
+        raise ValueError("no member of any curve has a finite rate and distortion")
+    axes.margins(0.12)
+    axes.set_xlabel(f"rate, KL(q(z | x) || p(z)) ({unit})")
+    axes.set_ylabel(f"distortion, $-$log p(x | z) ({unit})")
+    if any(curves):
+        columns = -(-len(handles) // 25)
+        figure.legend(handles=handles, loc="outside right center", ncols=columns)
+    _elbo_diagonals(axes)
+    points = np.concatenate([array.reshape(-1, 2) for array in obstacles])
+    _label_points(figure, axes, np.concatenate(means), names, points[np.isfinite(points[:, 0])])
     return figure
-
-
-def _draw_constant_elbo(axes: Axes) -> None:
-    """Dotted lines on which the negative ELBO is a round number, labelled where they enter."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    totals = MaxNLocator(6).tick_values(left + bottom, right + top)
-    for total in totals:
-        # From where the line enters, at the top or at the left, to where it leaves.
-        x = max(left, total - top), min(right, total - bottom)
-        if x[0] < x[1]:
-            axes.plot(x, [total - x[0], total - x[1]], ":", color=GREY, linewidth=0.8, zorder=0)
-            at = (x[1], total - x[1])
-            place = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "right"}
-            axes.annotate(f"$-$ELBO {total:g}", at, fontsize=6, color="0.5", **place)
 
 
 @styled
@@ -116,46 +142,59 @@ def member_curves(
     title: str,
     unit: str = "nats per image",
 ) -> Figure:
-    """Curves of every member over epochs, thin, and their mean over the seeds, thick.
+    """Every member of a sweep over epochs, one panel for each metric.
 
     Args:
         epochs: the epoch of each value.
-        panels: the curves of each panel, by its title; NaN after the end of a member.
-        names: of the settings.
+        panels: the values to draw, in `unit`, under the title of their panel. One that is not
+            finite leaves a gap in its member's line; the mean goes on over the other seeds.
+        names: a name for each setting, in the order that the colours show.
         title: what was trained.
         unit: label of the vertical axis.
 
     Returns:
-        The figure, an axes for each panel.
+        The figure, one axes for each panel, three a row: a faint line for each member and a
+        thick one for the mean over the seeds of each setting. The vertical axis fits what comes
+        after the first tenth of the epochs, which are far from the others. With several
+        settings there is a legend.
 
     Raises:
-        ValueError: if there is no panel, or a shape does not fit.
+        ValueError: if there is no panel, or one has not a row for each name or not a value for
+            each epoch.
     """
     if not panels:
         raise ValueError("no panel to draw")
-    figure = chart_figure(9.0, 3.1, title)
-    colors = _shades(len(names))
-    for axes, (name, curves) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        if curves.shape[::2] != (len(names), len(epochs)):
-            raise ValueError(f"{name}: shape {curves.shape}, {len(names)} and {len(epochs)} wanted")
-        for color, label, seeds in zip(colors, names, curves, strict=True):
-            marker = "o" if len(epochs) == 1 else None
-            if len(seeds) > 1:
-                axes.plot(epochs, seeds.T, color=color, linewidth=0.5, alpha=0.5)
-            axes.plot(epochs, _mean(seeds.T), color=color, label=label, marker=marker)
+    columns, rows = min(len(panels), 3), -(-len(panels) // 3)
+    figure = chart_figure(2.7 * columns + 1.1, 2.5 * rows + 0.4, title)
+    colors = _ordered_colors(len(names))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for spare in grid.flat[len(panels) :]:
+        spare.remove()
+    marker = "o" if len(epochs) <= 12 else None
+    for axes, (name, values) in zip(figure.axes, panels.items(), strict=True):
+        shape = np.shape(values)
+        sizes = len(names), len(epochs)
+        if len(shape) != 3 or (shape[0], shape[2]) != sizes or 0 in shape:
+            raise ValueError(f"{name}: shape {shape}, {sizes[0]} names, {sizes[1]} epochs")
+        means = _mean_and_error(values)[0]
+        for members, color in zip(values, colors, strict=True):
+            axes.plot(epochs, members.T, color=color, alpha=0.35, lw=0.6, marker=marker, ms=1.5)
+        for mean, color in zip(means, colors, strict=True):
+            axes.plot(epochs, mean, color=color, lw=1.6, marker=marker)
+        _fit_later(axes, values[..., len(epochs) // 10 :])
         axes.set_title(name)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.grid(axis="y")
-        # The first epochs are far from the others: what the curves end in decides.
-        later = curves[..., len(epochs) // 10 :]
-        if np.isfinite(later).any():
-            low, high = np.nanmin(later), np.nanmax(later)
-            margin = 0.05 * max(high - low, 1e-6 + 0.01 * abs(high))
-            axes.set_ylim(low - margin, high + margin)
-    figure.axes[0].set_ylabel(unit)
+    for row in grid:
+        row[0].set_ylabel(unit)
     if len(names) > 1:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+        handles = [
+            Line2D([], [], color=tuple(color), label=name, lw=1.6, marker=marker)
+            for color, name in zip(colors, names, strict=True)
+        ]
+        columns = -(-len(names) // (14 * rows))
+        figure.legend(handles=handles, loc="outside right center", ncols=columns)
     return figure
 
 
@@ -165,64 +204,69 @@ def kl_against(
     kl: Float[np.ndarray, "settings seeds latent"],
     *,
     title: str,
-    threshold: float,
     setting: str = "beta",
+    threshold: float = 0.01,
 ) -> Figure:
-    """KL of each latent dimension, and how many are active, against a setting.
+    """How many nats the dimensions of z carry, and how many carry any, as a setting changes.
 
-    Dimensions have no order that means anything across members, so they are sorted by
-    their KL within each member: the first line is the largest KL, whichever dimension has it.
+    Which dimension carries what is a matter of chance and differs between seeds. So the
+    dimensions of each member are sorted first, and it is the k-th largest KL that is averaged.
 
     Args:
-        values: of the setting.
-        kl: nats.
+        values: the values of the setting, finite, in any order. Their axis is logarithmic if
+            they are positive and span a factor of 4.
+        kl: KL(q(z_j | x) || p(z_j)) of each member and dimension, averaged over images, nats.
+            A member with one that is not finite is left out.
         title: what was trained.
-        threshold: the KL, in nats, under which a dimension counts as collapsed.
-        setting: label of the horizontal axis.
+        setting: name of what was swept.
+        threshold: a dimension above it, in nats, counts as active; the others collapsed.
 
     Returns:
-        The figure: the KL by rank, as lines with bands of one standard error or, beyond ten
-        dimensions, as a picture; and the number of active dimensions.
+        The figure. Above, for up to ten dimensions, a line for each rank with a band of one
+        standard error, on a vertical axis that is linear up to the threshold and logarithmic
+        above it; for more, a map of ranks by settings, grey where the mean is below the
+        threshold, white where no member is left, and a third axes with its scale. Below, the
+        number of active dimensions, mean and standard error over seeds.
 
     Raises:
-        ValueError: if the shapes disagree.
+        ValueError: if shapes disagree, a value is not finite, a KL is negative, or the
+            threshold is not positive.
     """
-    if kl.shape[0] != len(values) or kl.shape[2] == 0:
-        raise ValueError(f"kl of shape {kl.shape} for {len(values)} values")
-    order = np.argsort(values)
-    values, ranked = values[order], -np.sort(-kl[order], axis=2)
-    latent_dim = kl.shape[2]
-    figure = chart_figure(8.0, 3.2, title)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    if latent_dim <= MOST_LINES:
-        for color, rank in zip(_shades(latent_dim), range(latent_dim), strict=True):
-            _band(left, values, ranked[:, :, rank], color, _ordinal(rank + 1))
-        left.axhline(threshold, color=GREY, linestyle="--", linewidth=0.8)
-        place = {"xytext": (2, 2), "textcoords": "offset points", "fontsize": 6, "color": "0.5"}
-        left.annotate(f"collapsed under {threshold:g}", (values[0], threshold), **place)
-        left.set_yscale("log")
-        left.set_ylabel("KL of a dimension, nats")
-        if latent_dim > 1:
-            left.legend(title="largest", fontsize=7, title_fontsize=7)
-        _set_scale(left, values)
+    order = _ascending(values, kl.shape)
+    # An analytic KL may come out a rounding error under zero.
+    if kl.ndim != 3 or np.any(kl <= -1e-4):
+        raise ValueError(f"kl of shape {kl.shape}: a KL for each setting, seed and dimension")
+    if not threshold > 0:
+        raise ValueError(f"threshold {threshold}: a positive number is needed")
+    whole = np.all(np.isfinite(kl[order]), axis=-1)
+    values, latent = values[order], kl.shape[-1]
+    members = np.where(whole[..., None], np.maximum(kl[order], 0), np.nan)
+    mean, error = _mean_and_error(-np.sort(-members, axis=-1))
+    active = np.where(whole, np.sum(members > threshold, axis=-1), np.nan)
+    figure = chart_figure(5.6, 4.4, title)
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=[3, 1])
+    lines = latent <= 10
+    if lines:
+        places = values
+        if values[0] > 0 and values[-1] / values[0] >= 4:
+            upper.set_xscale("log")
+        upper.margins(x=0.06)
     else:
-        means = _mean(ranked.swapaxes(1, 2)).T
-        shown = left.pcolormesh(np.arange(len(values) + 1), np.arange(latent_dim + 1), means)
-        shown.set_clim(0, None)
-        left.set_xticks(np.arange(len(values)) + 0.5, [f"{value:g}" for value in values])
-        left.set_yticks([0.5, latent_dim - 0.5], ["1", str(latent_dim)])
-        left.invert_yaxis()
-        left.set_ylabel("latent dimension, by its KL")
-        figure.colorbar(shown, ax=left, label="nats")
-    active = np.where(np.isnan(kl[order]).any(axis=2), np.nan, (kl[order] > threshold).sum(axis=2))
-    _band(right, values, active, BLUE, "")
-    right.set_ylim(-0.04 * latent_dim, 1.04 * latent_dim)
-    right.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    right.set_ylabel(f"active dimensions of {latent_dim}")
-    right.grid(axis="y")
-    _set_scale(right, values)
-    for axes in (left, right):
-        axes.set_xlabel(setting)
+        places = np.arange(len(values))
+    means, errors = _mean_and_error(active)
+    lower.errorbar(places, means, yerr=errors, color=BLUE, marker="o", capsize=2, elinewidth=0.8)
+    lower.set_ylim(-0.08 * latent, 1.08 * latent)
+    lower.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    lower.grid(axis="y")
+    lower.set_ylabel("active\ndimensions")
+    lower.set_xlabel(setting)
+    _setting_ticks(lower, places, values)
+    if lines:
+        handle = _rank_lines(figure, upper, values, mean, error, threshold)
+    else:
+        handle = _rank_map(upper, mean, threshold)
+    upper.tick_params(axis="x", labelbottom=False)
+    upper.legend(handles=[handle], loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return figure
 
 
@@ -232,96 +276,221 @@ def side_by_side(
     names: Sequence[str],
     *,
     title: str,
+    padding: int = 0,
 ) -> Figure:
-    """Several sheets of pictures, manifolds or samples, of one setting each.
+    """Mosaics of pictures, one for each setting, to be compared.
 
     Args:
-        panels: the sheets, all of one shape; values in [0, 1], row 0 at the top.
-        names: the name above each.
+        panels: the pictures of each mosaic, such as a `manifold` or samples; row 0 is drawn at
+            the top. Values in [0, 1]; all of one shape.
+        names: what stands above each.
         title: what was trained.
+        padding: white pixels between the pictures of a mosaic.
 
     Returns:
-        The figure, an axes for each sheet, at most four in a row.
+        The figure, one axes for each mosaic: up to four in a row, as the width allows, or
+        several rows of as equal length as can be. Each pixel is a square of whole dots. Grey
+        levels are rounded to one of 48, unseen at this size, for the sake of the file's.
 
     Raises:
-        ValueError: if there is no sheet, or not one name for each.
+        ValueError: if there is no panel, not one name for each, their shapes differ, or a value
+            lies outside [0, 1].
     """
-    if len(panels) == 0 or len(panels) != len(names):
-        raise ValueError(f"{len(panels)} sheets with {len(names)} names: one each is needed")
-    sheets = [mosaic(panel) for panel in panels]
+    if len(panels) != len(names) or len(panels) == 0:
+        raise ValueError(f"{len(names)} names for {len(panels)} panels")
+    shapes = sorted({np.shape(panel) for panel in panels})
+    if len(shapes) > 1:
+        raise ValueError(f"panels of shapes {', '.join(map(str, shapes))}: one is needed")
+    sheets = [mosaic(panel, padding=padding) for panel in panels]
+    if sheets[0].ndim == 2:
+        sheets = [np.round(sheet * (_GREYS - 1)) / (_GREYS - 1) for sheet in sheets]
     height, width = sheets[0].shape[:2]
-    columns = min(len(sheets), 3 if len(sheets) in (3, 5, 6, 9) else 4)
-    rows = -(-len(sheets) // columns)
-    # One dot for each pixel of a sheet at least, and every pixel as large as the next.
-    scale = max(1, round(520 / width))
-    gap, above = 14, 40
-    full_width = max(gap + columns * (scale * width + gap), 2 * DPI)
-    heading = wrapped(title, full_width / DPI)
-    top = 50 + 30 * heading.count("\n")
-    full_height = top + rows * (scale * height + above) + gap
-    figure = Figure(figsize=((full_width + 1e-4) / DPI, (full_height + 1e-4) / DPI))
-    figure.suptitle(heading, x=gap / full_width, y=1 - 12 / full_height, ha="left", va="top")
-    for i, (sheet, name) in enumerate(zip(sheets, names, strict=True)):
-        row, column = divmod(i, columns)
-        left = gap + column * (scale * width + gap)
-        bottom = full_height - top - (row + 1) * (scale * height + above) + gap // 2
-        box = np.array([left, bottom, scale * width, scale * height])
-        axes = figure.add_axes(tuple(box / [full_width, full_height, full_width, full_height]))
-        axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
-        axes.set_title(name, pad=2, fontsize=8)
-        axes.set_axis_off()
+    rows = -(-len(sheets) // max(1, min(4, 1800 // width)))
+    columns = -(-len(sheets) // rows)
+    scale = whole_scale(columns * width, rows * height)
+    labels = [wrapped(name, scale * width / DPI) for name in names]
+    lines = 1 + max(label.count("\n") for label in labels)
+    margin, gap, head = 20, 24, 20 + 27 * lines  # dots; a line of text is 27 of them
+    step_x, step_y = scale * width + gap, scale * height + head
+    full_width = max(columns * step_x - gap, 500) + 2 * margin
+    title = wrapped(title, (full_width - 2 * margin) / DPI)
+    full_height = rows * step_y + margin + 44 + 30 * title.count("\n")
+    figure = dots_figure(full_width, full_height)
+    for index, (sheet, label) in enumerate(zip(sheets, labels, strict=True)):
+        row, column = divmod(index, columns)
+        bottom = margin + (rows - 1 - row) * step_y
+        axes = show_sheet(figure, sheet, margin + column * step_x, bottom, scale)
+        axes.set_title(label, fontsize=8, pad=4)
+    figure.suptitle(title, x=margin / full_width, y=1 - 14 / full_height, ha="left", va="top")
     return figure
 
 
-def _band(
-    axes: Axes,
-    values: np.ndarray,
-    seeds: Float[np.ndarray, "settings seeds"],
-    color: str,
-    label: str,
-) -> None:
-    mean, error = _mean(seeds), np.nan_to_num(_error(seeds))
-    axes.plot(values, mean, "o-", color=color, label=label)
-    axes.fill_between(values, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+def _ascending(
+    values: Float[np.ndarray, " settings"], shape: tuple[int, ...]
+) -> Integer[np.ndarray, " settings"]:
+    """The order that sorts the settings; ValueError if the data does not have a row for each."""
+    if np.ndim(values) != 1 or shape[:1] != np.shape(values) or 0 in shape:
+        raise ValueError(f"data of shape {shape} for {np.size(values)} values of the setting")
+    if not np.all(np.isfinite(values)):
+        raise ValueError("values of the setting that are not finite cannot be drawn")
+    return np.argsort(values, kind="stable")
 
 
-def _set_scale(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis for values that span one, with the values themselves as ticks."""
-    if values[0] > 0 and values[-1] >= 4 * values[0]:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(list(values)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+def _mean_and_error(
+    values: Float[np.ndarray, "settings seeds *rest"],
+) -> tuple[Float[np.ndarray, "settings *rest"], Float[np.ndarray, "settings *rest"]]:
+    """Mean over the finite seeds and its standard error, NaN where nothing can be said."""
+    finite = np.isfinite(values)
+    count = np.sum(finite, axis=1)
+    some, several = np.maximum(count, 1), np.maximum(count - 1, 1)
+    mean = np.sum(np.where(finite, values, 0.0), axis=1) / some
+    squares = np.sum(np.where(finite, values - mean[:, None], 0.0) ** 2, axis=1)
+    error = np.sqrt(squares / several / some)
+    return np.where(count > 0, mean, np.nan), np.where(count > 1, error, np.nan)
 
 
-def _mean(seeds: np.ndarray) -> np.ndarray:
-    """Over the last axis, without what is NaN; NaN where nothing is left."""
-    finite = np.isfinite(seeds)
-    total = np.where(finite, seeds, 0.0).sum(axis=-1)
-    count = finite.sum(axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _error(seeds: np.ndarray) -> np.ndarray:
-    """Standard error of the mean over the last axis; NaN where fewer than two are left."""
-    finite = np.isfinite(seeds)
-    count = finite.sum(axis=-1)
-    squares = np.where(finite, (seeds - _mean(seeds)[..., None]) ** 2, 0.0).sum(axis=-1)
-    variance = squares / np.maximum(count - 1, 1) / np.maximum(count, 1)
-    return np.where(count > 1, np.sqrt(variance), np.nan)
-
-
-def _shades(count: int) -> list[str]:
-    """Colours for ordered things."""
+def _ordered_colors(count: int) -> Float[np.ndarray, "count 4"]:
+    """Colours that show an order, the lightest still readable on white."""
     if count == 1:
-        return [BLUE]
-    return [to_hex(color) for color in colormaps["viridis"](np.linspace(0.0, 0.88, count))]
+        return to_rgba_array(BLUE)
+    return np.asarray(colormaps["viridis"](np.linspace(0, 0.9, count)))
 
 
-def _cycle(count: int) -> list[str]:
-    """Colours for things without an order."""
-    return [BLUE] if count == 1 else [CLASS_COLORS[i % len(CLASS_COLORS)] for i in range(count)]
+def _fit_later(axes: Axes, values: Float[np.ndarray, "settings seeds later"]) -> None:
+    """Limits of the vertical axis that fit some values."""
+    finite = values[np.isfinite(values)]
+    if len(finite):
+        margin = 0.05 * max(float(np.ptp(finite)), 0.02 * abs(float(finite[0])), 1e-6)
+        axes.set_ylim(finite.min() - margin, finite.max() + margin)
 
 
-def _ordinal(number: int) -> str:
-    return str(number) + {1: "st", 2: "nd", 3: "rd"}.get(number, "th")
+def _elbo_diagonals(axes: Axes) -> None:
+    """Lines of constant rate + distortion, labelled where they leave the axes."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+    for total in MaxNLocator(9).tick_values(left + bottom, right + top):
+        if not left + bottom < total < right + top:
+            continue
+        ends = np.array([total - top, total - bottom])
+        axes.plot(ends, total - ends, color="0.87", lw=0.7, zorder=0.5)
+        # A line that leaves at the bottom, where the ticks are, stays without a label.
+        above = left <= total - top <= right
+        place, offset = ((total - top, top), (0, 2)) if above else ((right, total - right), (3, 0))
+        axes.annotate(
+            f"{total:g}", place, offset, textcoords="offset points", fontsize=6.5, color="0.5",
+            ha="center" if above else "left", va="bottom" if above else "center",
+        )  # fmt: skip
+    axes.set_title("grey: negative ELBO = rate + distortion", fontsize=7, color="0.5", pad=13)
+
+
+def _label_points(
+    figure: Figure,
+    axes: Axes,
+    points: Float[np.ndarray, "n 2"],
+    names: Sequence[str],
+    obstacles: Float[np.ndarray, "m 2"],
+) -> None:
+    """Write a name beside each point, at the nearest place where it hides least."""
+    figure.draw_without_rendering()  # what is where is known only after the layout
+    to_points = 72 / figure.dpi  # the unit of fonts
+    hidden = axes.transData.transform(obstacles) * to_points
+    frame = axes.get_window_extent().get_points() * to_points
+    rays = [(1, 1), (1, 0), (-1, -1), (-1, 0), (0, 1), (0, -1), (1, -1), (-1, 1)]
+    written = np.zeros((0, 2, 2))
+    for point, name in zip(points, names, strict=True):
+        place = axes.transData.transform(point) * to_points
+        half = np.array([2.2 * len(name) + 1, 4.5])
+        candidates = []
+        for distance in (3, 8, 14, 22):
+            for ray in rays:
+                centre = place + np.array(ray) * (half + distance)
+                box = np.stack([centre - half, centre + half])
+                touched = np.all((written[:, 0] < box[1]) & (written[:, 1] > box[0]), axis=-1)
+                covered = np.all((hidden > box[0]) & (hidden < box[1]), axis=-1)
+                outside = np.any(box[0] < frame[0]) or np.any(box[1] > frame[1])
+                cost = 50 * np.sum(touched) + 50 * outside + np.sum(covered) + distance / 8
+                candidates.append((float(cost), distance, centre, box))
+        _, distance, centre, box = min(candidates, key=lambda candidate: candidate[0])
+        written = np.concatenate([written, box[None]])
+        leader = {"arrowstyle": "-", "lw": 0.4, "color": "0.5", "shrinkA": 0, "shrinkB": 2}
+        axes.annotate(
+            name, tuple(point), tuple(centre - place), textcoords="offset points", fontsize=7,
+            ha="center", va="center", arrowprops=leader if distance > 3 else None,
+            path_effects=_HALO,
+        )  # fmt: skip
+
+
+def _rank_lines(
+    figure: Figure,
+    axes: Axes,
+    values: Float[np.ndarray, " settings"],
+    mean: Float[np.ndarray, "settings latent"],
+    error: Float[np.ndarray, "settings latent"],
+    threshold: float,
+) -> Artist:
+    """A line and a band for each rank, named at its right end; returns what the legend shows."""
+    colors = _ordered_colors(mean.shape[1])
+    label = f"threshold, {threshold:g} nats"
+    rule = axes.axhline(threshold, color=VERMILION, ls="--", lw=0.8, alpha=0.7, label=label)
+    for center, spread, color in zip(mean.T, error.T, colors, strict=True):
+        axes.errorbar(values, center, yerr=spread, color=color, marker="o", elinewidth=0.8)
+        axes.fill_between(values, center - spread, center + spread, color=color, alpha=0.2, lw=0)
+    # Unlike a plain logarithm it shows what is nearly 0, or 0.
+    axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
+    top = np.max(mean + np.nan_to_num(error), where=np.isfinite(mean), initial=2 * threshold)
+    axes.set_ylim(-0.15 * threshold, 1.5 * top)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_ylabel("KL (nats per image)")
+    axes.grid(axis="y")
+    finite = np.flatnonzero(np.isfinite(mean[:, 0]))
+    if len(finite) == 0:
+        return rule
+    last = finite[-1]
+    figure.draw_without_rendering()  # what is where is known only after the layout
+    ends = np.stack([np.full(mean.shape[1], values[last]), mean[last]], axis=-1)
+    heights = axes.transData.transform(ends)[:, 1] * 72 / figure.dpi
+    # The lines never cross, so that ends too near to each other can share one name.
+    groups = [[rank] for rank in range(len(ends))]
+    while True:
+        near = np.flatnonzero(-np.diff([np.mean(heights[group]) for group in groups]) < 8.5)
+        if len(near) == 0:
+            break
+        groups[near[0]] += groups.pop(near[0] + 1)
+    for group in groups:
+        name = f"{group[0] + 1}" + (f"–{group[-1] + 1}" if len(group) > 1 else "")
+        name = f"rank {name}" if group[0] == 0 else name
+        offset = np.mean(heights[group]) - heights[group[0]]
+        axes.annotate(
+            name, tuple(ends[group[0]]), (5, offset), textcoords="offset points", fontsize=7,
+            ha="left", va="center", path_effects=_HALO,
+        )  # fmt: skip
+    return rule
+
+
+def _rank_map(axes: Axes, mean: Float[np.ndarray, "settings latent"], threshold: float) -> Artist:
+    """Ranks from the top down, a column for each setting; returns what the legend shows."""
+    cmap = colormaps["viridis"].with_extremes(under=GREY, bad="white")
+    top = np.max(mean, where=np.isfinite(mean), initial=10 * threshold)
+    norm = LogNorm(threshold, float(top))
+    edges = (-0.5, mean.shape[0] - 0.5, mean.shape[1] + 0.5, 0.5)
+    image = axes.imshow(
+        mean.T, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest", extent=edges
+    )
+    latent = mean.shape[1]
+    axes.set_yticks(np.unique(np.linspace(1, latent, min(latent, 8)).round().astype(int)))
+    axes.set_ylabel("dimension, by rank")
+    form = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.figure.colorbar(image, ax=axes, label="KL (nats per image)", format=form, extend="min")
+    return Patch(color=GREY, label=f"collapsed, below {threshold:g} nats")
+
+
+def _setting_ticks(axes: Axes, places: np.ndarray, values: Float[np.ndarray, " settings"]) -> None:
+    """Ticks at the settings themselves, as room allows."""
+    scaled = np.log(places) if axes.get_xscale() == "log" else places.astype(float)
+    shown = [0]
+    for index in range(1, len(values)):
+        if scaled[index] - scaled[shown[-1]] >= 0.07 * np.ptp(scaled):
+            shown.append(index)
+    axes.set_xticks(places[shown], [f"{value:g}" for value in values[shown]])
+    axes.minorticks_off()
