@@ -88,7 +88,7 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
         "architecture": architecture(config, images),
         "device": jax.devices()[0].device_kind,
         "matmul_precision": {
-            "jax": str(jax.config.read("jax_default_matmul_precision") or "default"),
+            "jax": str(jax.config.values["jax_default_matmul_precision"] or "default"),
             "torch": torch.get_float32_matmul_precision(),
         },
         "images_per_epoch": len(images.train_images) // config.batch_size * config.batch_size,

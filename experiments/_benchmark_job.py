@@ -1,8 +1,12 @@
 """What the jobs of the benchmark share: their options, their checks and their files."""
 
 import dataclasses
+import json
 import os
+import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +17,14 @@ from vae_jax.data import ImageData, default_cache_dir, load_images
 
 # What neither changes the measurement nor belongs into a file that is shared.
 NOT_A_SETTING = {"dataset", "data_dir", "output_dir", "overwrite"}
+# The peak of a process counts that of the process it was forked from, so that one is small.
+LAUNCHER = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
+_, status, usage = os.wait4(child.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(min(255, abs(os.waitstatus_to_exitcode(status))))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,3 +119,28 @@ def data_arguments(config: Job, images: ImageData) -> list[str]:
     """The flags that make an experiment train on the data that were loaded."""
     folder = [] if config.data_dir is None else ["--data-dir", str(config.data_dir)]
     return ["--dataset", images.name, *folder]
+
+
+def peak_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[int, int]:
+    """Peak resident memory, in bytes, of one epoch of `experiments.mnist` in a fresh process.
+
+    Args:
+        arguments: its flags.
+        environment: its variables.
+
+    Returns:
+        The bytes, and the members that it trained at once.
+
+    Raises:
+        UsageError: if it fails, with the last line that it printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        own = ["--epochs", "1", "--figures", "none", "--output-dir", folder, "--name", "memory"]
+        command = [sys.executable, "-m", "experiments.mnist", *own, *arguments]
+        launcher = [sys.executable, "-S", "-c", LAUNCHER, *command]
+        done = subprocess.run(launcher, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+            raise UsageError(f"python -m experiments.mnist: {last.removeprefix('error: ')}")
+        config = json.loads((Path(folder) / "mnist" / "memory" / "config.json").read_text("utf-8"))
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024), config["chunk"]

@@ -1,13 +1,10 @@
 """What a member of a sweep costs beside a model that is trained alone, in time and in memory."""
 
 import dataclasses
-import json
 import math
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +13,15 @@ import jax
 import numpy as np
 
 from experiments import mnist
-from experiments._benchmark_job import Job, begin, check_counts, data_arguments, isolated, subject
+from experiments._benchmark_job import (
+    Job,
+    begin,
+    check_counts,
+    data_arguments,
+    isolated,
+    peak_of,
+    subject,
+)
 from experiments._grid import Member
 from experiments._run import UsageError, check
 from experiments._sweep import Task
@@ -32,6 +37,7 @@ from experiments._timing import (
 )
 from vae_jax import figures
 from vae_jax.data import ImageData
+from vae_jax.evaluation import ElboEstimate
 from vae_jax.sharding import place
 from vae_jax.sweep import Execution, make_members, make_sweep, place_members
 from vae_jax.types import Params
@@ -44,14 +50,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 GOAL_RATIO = 1.05
 GOAL_BYTES = 32.0
-# The peak of a process counts that of the process it was forked from, so that one is small.
-LAUNCHER = """
-import os, subprocess, sys
-child = subprocess.Popen(sys.argv[1:], stdout=sys.stderr)
-_, status, usage = os.wait4(child.pid, 0)
-print(usage.ru_maxrss)
-sys.exit(min(255, abs(os.waitstatus_to_exitcode(status))))
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +123,8 @@ class Trial:
         stopped = int(np.count_nonzero(self._report.status.cause))
         if stopped:
             raise UsageError(f"{stopped} of {self.size} members diverged; nothing to compare")
-        return -float(self._report.test.elbo[self._yardstick])
+        test = ElboEstimate(*(leaf[self._yardstick] for leaf in self._report.test))
+        return -float(test.elbo)
 
     def params(self) -> Params:
         """The parameters of that member."""
@@ -322,28 +321,3 @@ def memory(config: Sweep, images: ImageData, parameters: int) -> dict[str, Any]:
         "bytes_per_parameter_and_member": (sweep - solo) / more / parameters,
         "goal_bytes_per_parameter_and_member": GOAL_BYTES,
     }
-
-
-def peak_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[int, int]:
-    """Peak resident memory, in bytes, of one epoch of `experiments.mnist` in a fresh process.
-
-    Args:
-        arguments: its flags.
-        environment: its variables.
-
-    Returns:
-        The bytes, and the members that it trained at once.
-
-    Raises:
-        UsageError: if it fails, with the last line that it printed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        own = ["--epochs", "1", "--figures", "none", "--output-dir", folder, "--name", "memory"]
-        command = [sys.executable, "-m", "experiments.mnist", *own, *arguments]
-        launcher = [sys.executable, "-S", "-c", LAUNCHER, *command]
-        done = subprocess.run(launcher, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-            raise UsageError(f"python -m experiments.mnist: {last.removeprefix('error: ')}")
-        config = json.loads((Path(folder) / "mnist" / "memory" / "config.json").read_text("utf-8"))
-    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024), config["chunk"]

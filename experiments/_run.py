@@ -17,6 +17,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -80,6 +81,7 @@ def main(config_type: type[Config], run: Callable[[Config], None], prog: str) ->
         print(stop, file=sys.stderr)
         raise SystemExit(130) from None
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient third one
         print("stopped at once; --resume goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
     except OSError as error:

@@ -261,8 +261,9 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
                 checkpoints.save(epoch, population)
             if stopping:
                 checkpoints.wait()
+                left_to_do = "go on" if epoch < loop.epochs else "finish"
                 raise Interrupted(
-                    f"stopped after epoch {epoch} of {loop.epochs} of {chunk}; to go on:\n"
+                    f"stopped after epoch {epoch} of {loop.epochs} of {chunk}; to {left_to_do}:\n"
                     f"  {_resume_command()}"
                 )
         final, status = jax.device_get(loop.sweep.evaluate(population, session.test))

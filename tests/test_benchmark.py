@@ -14,7 +14,19 @@ import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from experiments import _peers, _timing, benchmark
+from experiments import (
+    _benchmark_conv,
+    _benchmark_cost,
+    _benchmark_gpu,
+    _benchmark_job,
+    _benchmark_sweep,
+    _peers,
+    _timing,
+    benchmark,
+    mnist,
+)
+from experiments._benchmark_job import environment
+from experiments._benchmark_sweep import Sweep
 from experiments._run import UsageError
 from experiments.benchmark import Config, Single, Startup
 from vae_jax.data import load_images
@@ -43,9 +55,18 @@ def tiny_problem(**settings) -> _peers.Problem:
     return benchmark.problem_of(Single(**(TINY | settings)), digits().train_images)
 
 
-def texts_of(folder: Path, job: str) -> tuple[dict, str]:
-    markdown = (folder / f"{job}-cpu.md").read_text("utf-8")
-    return json.loads((folder / f"{job}-cpu.json").read_text("utf-8")), markdown
+def texts_of(folder: Path, job: str, device: str = "cpu") -> tuple[dict, str]:
+    markdown = (folder / f"{job}-{device}.md").read_text("utf-8")
+    return json.loads((folder / f"{job}-{device}.json").read_text("utf-8")), markdown
+
+
+def assert_sums_up(row: dict, turns: int) -> np.ndarray:
+    seconds = np.array(row["seconds"])
+    assert seconds.shape == (turns, 1)
+    assert (seconds > 0).all()
+    assert (row["min_seconds"], row["max_seconds"]) == (seconds.min(), seconds.max())
+    assert row["median_seconds"] == pytest.approx(np.median(seconds))
+    return seconds
 
 
 def assert_tells_no_place(result: dict, markdown: str, tmp_path: Path):
@@ -275,9 +296,9 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
     # that compile in a moment are kept or not as the clock has it, so they are not counted.)
     (cold_emptied, first, filled), (warm_emptied, before, after) = caches
     assert (cold_emptied, first, warm_emptied, before) == (True, {}, False, filled)
-    epochs = [name for name in filled if name.startswith("jit_train_epoch")]
+    epochs = [name for name in filled if name.startswith("jit_epoch")]
     assert len(epochs) == 1
-    assert {name: after[name] for name in after if name.startswith("jit_train_epoch")} == {
+    assert {name: after[name] for name in after if name.startswith("jit_epoch")} == {
         epochs[0]: filled[epochs[0]]
     }
 
@@ -285,4 +306,267 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
 def test_an_experiment_that_fails_is_one_line():
     arguments = ["--dataset", "digits", "--beta", "-1"]
     with pytest.raises(UsageError, match=r"no epoch was finished \(error: --beta -1"):
-        benchmark.first_epoch_seconds(arguments, benchmark._environment(Path("unused")))
+        benchmark.first_epoch_seconds(arguments, environment(Path("unused")))
+
+
+def test_sweep_measures_and_writes_for_real(tmp_path, capsys):
+    config = Sweep(
+        dataset="digits",
+        hidden=(16,),
+        batch_size=32,
+        members=(2,),
+        memory_members=3,
+        turns=2,
+        output_dir=tmp_path,
+    )
+    benchmark.run(Config(config))
+    folder = tmp_path / "benchmark"
+    result, markdown = texts_of(folder, "sweep")
+    assert_tells_no_place(result, markdown, tmp_path)
+
+    assert (result["dataset"], result["architecture"]) == ("digits", "784-16-2")
+    assert (result["images_per_epoch"], result["epochs"]) == (1437 // 32 * 32, 3)
+    assert (result["betas"], result["seeds"]) == ([1, 8], [0])
+    parameters = 784 * 16 + 16 + 16 * 4 + 4 + 2 * 16 + 16 + 16 * 784 + 784
+    assert result["parameters"] == parameters
+    assert result["settings"]["members"] == [2]
+    assert list(result["runs"]) == ["solo", "map", "vmap"]
+    solo = np.array(result["runs"]["solo"]["seconds"])
+    for name, one in result["runs"].items():
+        seconds = assert_sums_up(one, turns=2)
+        assert (one["compile_seconds"] > 0, one["first_epoch_seconds"] > 0) == (True, True)
+        assert one["ratio_of_medians"] == pytest.approx(np.median(seconds) / np.median(solo))
+        assert one["median_of_turn_ratios"] == pytest.approx(np.median(seconds / solo))
+        assert f"| {name} | {one['members']} |" in markdown
+        with np.load(folder / "sweep-cpu.npz") as arrays:
+            np.testing.assert_array_equal(arrays[name], seconds)
+    sizes = {name: (one["members"], one["execution"]) for name, one in result["runs"].items()}
+    assert sizes == {"solo": (1, "map"), "map": (2, "map"), "vmap": (2, "vmap")}
+    neg_elbos = {name: one["test_neg_elbo"] for name, one in result["runs"].items()}
+    # The same model, alone and among others: to the same bits, and to rounding under vmap.
+    assert neg_elbos["map"] == neg_elbos["solo"] < 784 * math.log(2)
+    assert neg_elbos["vmap"] == pytest.approx(neg_elbos["solo"], rel=1e-4)
+
+    used = result["memory"]
+    assert (used["members"], used["members_at_once"]) == (3, 3)
+    assert (used["betas"], used["seeds"]) == ([0.25, 1, 8], [0])
+    # A process with JAX in it, and not kilobytes taken for bytes.
+    assert 5e7 < used["solo_peak_bytes"] < 1e10
+    assert 5e7 < used["sweep_peak_bytes"] < 1e10
+    added = (used["sweep_peak_bytes"] - used["solo_peak_bytes"]) / 2 / parameters
+    assert used["bytes_per_parameter_and_member"] == pytest.approx(added)
+    assert f"{added:.1f} bytes" in markdown
+    with Image.open(folder / "sweep-cpu.png") as image:
+        assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
+
+    capsys.readouterr()
+    with pytest.raises(UsageError, match="--overwrite replaces it"):
+        benchmark.run(Config(config))
+
+
+def test_the_peak_of_a_process_is_its_own():
+    """That of the process it is forked from, large here, is not counted."""
+    mine = np.ones(100_000_000)  # 800 MB
+    code = "x = b'x' * 200_000_000"
+    words = [sys.executable, "-S", "-c", _benchmark_job.LAUNCHER, sys.executable, "-c", code]
+    peak = int(subprocess.check_output(words, text=True)) * 1024
+    assert mine[0] == 1
+    if sys.platform.startswith("linux"):
+        assert 2e8 < peak < 4e8
+
+
+def test_a_run_that_fails_while_its_memory_is_measured_is_one_line():
+    with pytest.raises(UsageError, match=r"^python -m experiments\.mnist: --beta -1"):
+        _benchmark_job.peak_of(["--dataset", "digits", "--beta", "-1"], environment(Path("no")))
+
+
+@pytest.mark.parametrize(
+    ("members", "betas", "seeds"),
+    [(1, 1, 1), (2, 2, 1), (7, 1, 7), (8, 4, 2), (16, 4, 4), (24, 6, 4), (64, 4, 16), (256, 4, 64)],
+)
+def test_a_grid_has_as_many_members_as_asked_for(members, betas, seeds):
+    some_betas, some_seeds = _benchmark_sweep.grid_of(members)
+    assert (len(set(some_betas)), len(set(some_seeds))) == (betas, seeds)
+    assert betas * seeds == members
+    assert 1 in some_betas
+    assert min(some_betas) >= 0.25
+    assert max(some_betas) <= 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"device": "gpu"}, "--device gpu: the backend is cpu, a GPU and pip install"),
+        ({"members": (2, 3)}, "--members 2 3: one number"),
+        ({"members": (0,)}, "--members 0"),
+        ({"members": ()}, "--members"),
+        ({"device": "gpu", "members": (4, 4)}, "--members 4 4: different numbers"),
+        ({"memory_members": 1}, "--memory-members 1: 2 or more"),
+        ({"turns": 0}, "--turns 0"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"hidden": (0,)}, "--hidden 0"),
+        ({"batch_size": 1438}, "--batch-size 1438: at most the 1437 images"),
+    ],
+)
+def test_a_sweep_that_cannot_be_measured_is_refused(settings, line, tmp_path):
+    with pytest.raises(UsageError, match=f"^{line}[^\n]*$"):
+        benchmark.run(Config(Sweep(**({"dataset": "digits", "output_dir": tmp_path} | settings))))
+
+
+def test_a_cpu_is_not_measured_on_a_gpu(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UsageError, match=r"^JAX_PLATFORMS gpu: the CPU is measured"):
+        benchmark.run(Config(Sweep(dataset="digits", output_dir=tmp_path)))
+
+
+def test_the_flops_are_those_that_xla_counts():
+    config = _benchmark_sweep.resolved(Sweep(device="gpu", dataset="digits", members=(1,)))
+    task = mnist.prepare(_benchmark_sweep.model_of(config, digits(), 1))[1]
+    hyper = task.members[0].hyper
+    state = jax.eval_shape(task.trainer.init, jax.random.key(0), hyper)
+    batch = jax.ShapeDtypeStruct((128, 28, 28, 1), jnp.uint8)
+    step = jax.jit(task.trainer.step).lower(state, hyper, batch)
+    costs = step.compile().cost_analysis()
+    assert costs is not None
+    counted = costs["flops"]
+    layers = _benchmark_cost.layers_of(784, (400,), 20)
+    assert layers == ([(784, 400), (400, 40)], [(20, 400), (400, 784)])
+    flops, _ = _benchmark_cost.step_cost(layers, 128)
+    # XLA also counts what is no matrix product: Adam (some 15 operations a parameter beside
+    # the 6 x 128 here), the likelihood, and the random numbers.
+    assert flops < counted < 1.1 * flops, (flops, counted)
+
+
+def test_the_bytes_of_a_step_by_hand():
+    layers = _benchmark_cost.layers_of(5, (3,), 1)
+    # 5-3, 3-2 | 1-3, 3-5: 39 weights, 13 outputs.
+    cost = _benchmark_cost.step_cost(layers, 7)
+    assert cost == (7 * (6 * 39 - 2 * 15), 4 * (10 * 52 + 7 * (6 * 13 + 3 * 5)))
+
+
+def test_the_ceilings_are_rates():
+    layers = _benchmark_cost.layers_of(64, (32,), 2)
+    assert 1e6 < _benchmark_cost.matmul_ceiling(layers, 16, members=2, loops=3) < 1e14
+    assert 1e7 < _benchmark_cost.copy_ceiling(2**16, loops=3) < 1e14
+
+
+def test_native_convolutions_compute_the_same(key):
+    config = Sweep(dataset="digits", batch_size=32)
+    tasks = _benchmark_conv.tasks_of(config, digits())
+    matmul, native = (task.trainer for task in tasks.values())
+    hyper = next(iter(tasks.values())).members[0].hyper
+    params, twins = (trainer.init(key, hyper).params for trainer in (matmul, native))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, twins)
+    test = jnp.asarray(digits().test_images[:20])
+    estimates = [task.evaluate(params, test) for task in tasks.values()]
+    # The same weights; sums of 784 float32 terms in another order.
+    np.testing.assert_allclose(*(float(one.elbo) for one in estimates), rtol=1e-5)
+
+
+def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
+    """All but CUDA graphs, on few images: what it writes is what its parts say."""
+    few = digits()._replace(
+        train_images=digits().train_images[:64], test_images=digits().test_images[:16]
+    )
+    monkeypatch.setattr(_benchmark_job, "load_images", lambda *_: few)
+    monkeypatch.setattr(mnist, "load_images", lambda *_: few)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    small = functools.partial(_benchmark_cost.copy_ceiling, 2**16, 2)
+    monkeypatch.setattr(_benchmark_gpu, "copy_ceiling", small)
+    monkeypatch.setattr(_benchmark_conv, "MEMBERS", 1)
+    monkeypatch.setattr(_benchmark_conv, "HIDDEN", (8,))
+    few_loops = functools.partial(_benchmark_cost.matmul_ceiling, loops=2)
+    monkeypatch.setattr(_benchmark_gpu, "matmul_ceiling", few_loops)
+    config = Sweep(
+        device="gpu",
+        dataset="digits",
+        hidden=(16,),
+        latent_dim=2,
+        batch_size=32,
+        members=(2, 1),
+        turns=2,
+        epochs=5,
+        output_dir=tmp_path,
+    )
+    _benchmark_gpu.run(config, torch_device="cpu")
+    result, markdown = texts_of(tmp_path / "benchmark", "sweep", "gpu")
+    assert_tells_no_place(result, markdown, tmp_path)
+
+    peers = result["one_after_the_other"]
+    assert list(peers) == ["vae_jax, solo", "torch"]
+    for peer in peers.values():
+        whole = np.median(assert_sums_up(peer["epoch"], turns=2))
+        spent = peer["evaluation"]["median_seconds"] if "evaluation" in peer else 0
+        assert peer["training_seconds"] == pytest.approx(whole - spent)
+        per_hour = 3600 / peer["training_seconds"] / 5
+        assert peer["models_per_hour_training_alone"] == pytest.approx(per_hour)
+        assert 0 < peer["test_neg_elbo"] < 800
+    # Few steps from the same weights: both sides are close.
+    both = [peer["test_neg_elbo"] for peer in peers.values()]
+    assert both[0] == pytest.approx(both[1], rel=0.05)
+
+    assert list(result["populations"]) == ["1", "2"]  # smaller ones first
+    cost = _benchmark_cost.step_cost(_benchmark_cost.layers_of(784, (16,), 2), 32)
+    for size, row in result["populations"].items():
+        members = row["members"]
+        assert members == int(size) == len(row["betas"]) * len(row["seeds"])
+        whole = np.median(assert_sums_up(row["epoch"], turns=2))
+        spent = np.median(assert_sums_up(row["evaluation"], turns=2))
+        alone = row["training_seconds"]
+        assert alone == pytest.approx(whole - spent)
+        assert row["models_per_hour"] == pytest.approx(3600 * members / (5 * whole))
+        per_hour = 3600 * members / (5 * alone)
+        assert row["models_per_hour_training_alone"] == pytest.approx(per_hour)
+        for name, times in row["times"].items():
+            one_by_one = members * peers[name]["training_seconds"]
+            assert times == pytest.approx(one_by_one / alone)
+        assert row["flops_per_epoch"] == members * 2 * cost.flops
+        assert row["bytes_per_epoch"] == members * 2 * cost.bytes
+        assert row["flops_per_second"] == pytest.approx(members * 2 * cost.flops / alone)
+        assert row["bytes_per_second"] == pytest.approx(members * 2 * cost.bytes / alone)
+        ceiling = row["matmul_ceiling_flops_per_second"]
+        assert row["share_of_matmul_ceiling"] == pytest.approx(row["flops_per_second"] / ceiling)
+        bandwidth = result["ceilings"]["copy_bytes_per_second"]
+        share = row["bytes_per_second"] / bandwidth
+        assert row["share_of_copy_ceiling"] == pytest.approx(share)
+        assert row["peak_device_bytes"] is None  # a CPU does not tell
+        assert row["test_neg_elbo"] == pytest.approx(both[0], rel=1e-4)
+        assert f"| {size} at once |" in markdown
+
+    conv = result["convolution"]
+    assert (conv["architecture"], conv["members"]) == ("32-64-8-2", 1)
+    base = np.median(conv["forms"]["conv, matmul"]["seconds"])
+    for form in conv["forms"].values():
+        ratio = np.median(assert_sums_up(form, turns=2)) / base
+        assert form["ratio_of_medians"] == pytest.approx(ratio)
+    with Image.open(tmp_path / "benchmark" / "sweep-gpu.png") as image:
+        assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
+
+
+def test_torch_without_a_gpu_is_one_line(tmp_path, monkeypatch, torch):
+    if torch.cuda.is_available():
+        pytest.skip("it has one")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UsageError, match=r"^--device gpu: PyTorch sees no GPU"):
+        benchmark.run(Config(Sweep(device="gpu", dataset="digits", output_dir=tmp_path)))
+
+
+def test_more_members_than_the_device_takes_are_one_line(monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nand a long story")
+
+    monkeypatch.setattr(_benchmark_gpu, "Trial", full)
+    config = _benchmark_sweep.resolved(Sweep(device="gpu", dataset="digits"))
+    with pytest.raises(UsageError, match=r"^--members 9: .*RESOURCE_EXHAUSTED: Out of memory\)$"):
+        _benchmark_gpu.population_row(config, digits(), 9)
+
+
+def test_torch_compiles_the_loss_whole(torch):
+    """What the CUDA graph is made of: one graph, no way back into Python."""
+    model = _peers.torch_vae(tiny_problem().params)
+    x, eps = torch.rand(32, 784), torch.randn(32, 2)
+    whole = torch.compile(_peers.torch_elbo_terms, fullgraph=True, backend="eager")
+    for compiled, plain in zip(
+        whole(model, x, eps), _peers.torch_elbo_terms(model, x, eps), strict=True
+    ):
+        assert float(compiled.detach()) == pytest.approx(float(plain.detach()))

@@ -39,6 +39,7 @@ from experiments._options import RunOptions
 from experiments._progress import clock
 from experiments._run import RunFolder, UsageError, check_members, flag_of, main
 from experiments._train import StopRequest, snapshot_epochs
+from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.data import DATASETS
 from vae_jax.data.idx import FILES
@@ -357,9 +358,7 @@ def test_a_sweep_takes_the_path_of_a_single_run(sweep, finished):
         (name, epoch) for name in names for epoch in "12"
     ]
     assert [row for row in rows if row["member"] == "beta4-seed1"] == rows_of(finished.run)
-    assert_same_bits(
-        state_of(sweep.run, epoch=2, place=3, size=4), state_of(finished.run, epoch=2)
-    )
+    assert_same_bits(state_of(sweep.run, epoch=2, place=3, size=4), state_of(finished.run, epoch=2))
     figures = sweep.run / "figures"
     assert sorted(path.name for path in figures.iterdir() if path.is_dir()) == names
     for name in names:
@@ -428,6 +427,60 @@ def test_members_that_differ_little_have_names_of_their_own(tmp_path):
     assert members == ["beta1-seed0", "beta1.0000002-seed0"]
 
 
+def test_a_sweep_that_does_not_fit_the_memory_is_cut_into_chunks(sweep, monkeypatch, tmp_path):
+    """And says so; the numbers are those of the whole, and resuming keeps the chunks."""
+    flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")
+    monkeypatch.setattr(sharding, "free_bytes", lambda: 1_000_000)  # not even for one
+    done = good(call(tmp_path, *flags, draw=False))
+    said = r"4 models \(map\) in 4 chunks of 1: .* MB a model and .* MB besides, of 1 MB free"
+    assert re.search(said, done.out)
+    assert rows_of(done.run) == rows_of(sweep.run)
+    assert read_json(done.run / "summary.json") == read_json(sweep.run / "summary.json")
+    assert [path.name for path in sorted((done.run / "checkpoints").iterdir())] == [
+        "1-1",
+        "2-2",
+        "3-3",
+        "4-4",
+    ]
+    monkeypatch.undo()
+    again = good(call(tmp_path, *flags, "--epochs", "3", "--resume", draw=False))
+    whole = good(call(tmp_path, *flags, "--epochs", "3", "--name", "whole", draw=False))
+    assert read_json(again.run / "config.json")["chunk"] == 1
+    assert rows_of(again.run) == rows_of(whole.run)
+    refusal = refused(call(tmp_path, *flags, "--epochs", "4", "--resume", "--chunk", "4"))
+    assert "--chunk 4: the run to resume was started with 1" in refusal
+
+
+def test_the_product_of_swept_settings_is_trained(tmp_path):
+    flags = ("--epochs", "1", "--beta", "1", "4", "--learning-rate", "3e-4", "1e-3")
+    done = good(call(tmp_path, *TINY, *flags, draw=False))
+    assert done.run.name == "digits-mlp8-z2-beta1+4-learning_rate0.0003+0.001-seed0"
+    rows = rows_of(done.run)
+    members = [(float(row["beta"]), float(row["learning_rate"])) for row in rows]
+    assert members == [(1, 3e-4), (1, 1e-3), (4, 3e-4), (4, 1e-3)]
+    assert [row["member"] for row in rows][1] == "beta1-learning_rate0.001-seed0"
+    assert len({row["train_loss"] for row in rows}) == 4
+    settings = read_json(done.run / "summary.json")["by_setting"]
+    assert [(entry["beta"], entry["learning_rate"]) for entry in settings] == members
+    figures = {path.stem for path in (done.run / "figures").iterdir() if path.is_file()}
+    assert {f"kl_against_beta-learning_rate_{rate}" for rate in ("0.0003", "0.001")} < figures
+
+
+def test_a_collapsed_member_is_named(tmp_path):
+    """At this beta no latent dimension is worth its KL."""
+    flags = ("--epochs", "3", "--beta", "1", "1e4", "--batch-size", "32")
+    done = good(call(tmp_path, *TINY, *flags, draw=False))
+    assert read_json(done.run / "summary.json")["collapsed"] == ["beta10000-seed0"]
+    [line] = [line for line in done.out.splitlines() if "collapsed" in line]
+    assert line.startswith("beta10000-seed0: collapsed, none of its 2 latent dimensions")
+    last = {row["member"]: row for row in rows_of(done.run)}
+    assert (last["beta10000-seed0"]["active_dims"], last["beta10000-seed0"]["collapsed_dims"]) == (
+        "0",
+        "2",
+    )
+    assert last["beta1-seed0"]["collapsed_dims"] == "0"
+
+
 # Resuming.
 
 
@@ -437,9 +490,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(copied, tmp_path):
     whole = good(call(tmp_path, *flags, "--name", "whole"))
     assert resumed.run == copied
     assert re.findall(r"epoch (\d)/4", resumed.out) == ["3", "4"]
-    assert_same_bits(
-        state_of(resumed.run, epoch=4), state_of(whole.run, epoch=4)
-    )
+    assert_same_bits(state_of(resumed.run, epoch=4), state_of(whole.run, epoch=4))
     assert len(rows_of(whole.run)) == 4
     assert rows_of(resumed.run) == rows_of(whole.run)
     assert read_json(resumed.run / "summary.json") == read_json(whole.run / "summary.json")
