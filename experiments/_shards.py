@@ -186,8 +186,10 @@ def _wait(jobs: dict[str, Any], path: Path) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip(" -")]
-    return lines[-1].strip() if lines else type(error).__name__
+    """What went wrong, from the trace that submitit hands on; below it is where its logs are."""
+    above = str(error).partition("You can check full logs")[0]
+    lines = [line for line in above.splitlines() if line.strip(" -")]
+    return lines[-1].strip().removeprefix("RuntimeError: ") if lines else type(error).__name__
 
 
 def _parameter(option: str) -> tuple[str, Any]:

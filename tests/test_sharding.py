@@ -1,0 +1,212 @@
+"""Members spread over eight devices, which a process of its own pretends to have."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_experiments import ROOT, TINY, command, environment, rows_of, run_of
+from test_sweep import One, at, distance, evaluation, leaves, rounding, sweep_of, train, trainer_of
+
+from vae_jax import sharding
+from vae_jax.data import load_images
+from vae_jax.sweep import (
+    Population,
+    Report,
+    Sweep,
+    make_members,
+    make_sweep,
+    place_members,
+    plan_chunks,
+)
+
+DEVICES = 8
+NUMBERS = (8, 5, 11)  # of members: one for each device, too few, two for some
+EXECUTIONS = ("map", "vmap")
+MANY = [One(seed, b, 1e-3) for b in (0.5, 1.0, 4.0, 8.0) for seed in (7, 3, 5)][: max(NUMBERS)]
+
+
+def on_eight_devices() -> dict[str, str]:
+    flag = f"--xla_force_host_platform_device_count={DEVICES}"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return {**environment(), "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+
+
+# What is checked, in the process with eight devices.
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+
+
+def sharded(
+    sweep: Sweep, mesh: sharding.Mesh, number: int, images: np.ndarray, test: np.ndarray
+) -> tuple[Population, Report]:
+    """The first members after two epochs, filled up to a multiple of the devices."""
+    size = plan_chunks(number, shards=mesh.size).chunk
+    some = MANY[:number]
+    members = make_members([one.hyper for one in some], [one.seed for one in some], size=size)
+    members = place_members(members._replace(seeds=all_seeds(members.seeds)), mesh)
+    data = [sharding.place(array, mesh) for array in (images, test)]
+    return train(sweep, members, *data, epochs=2)
+
+
+def all_seeds(seeds: Any) -> np.ndarray:
+    """Filled up to three, so that five members and eight are one program."""
+    return np.resize(np.asarray(seeds), 3)
+
+
+def compare() -> dict[str, dict[str, Any]]:
+    mesh = sharding.member_mesh()
+    assert mesh is not None
+    digits = load_images("digits").train_images
+    images, test = digits[:200], digits[200:250]
+    whole = make_members([one.hyper for one in MANY], [one.seed for one in MANY])
+    one_device = (jnp.asarray(images), jnp.asarray(test))
+    tolerance = rounding(sweep_of("map"), whole, *one_device, epochs=2)
+    seen = {}
+    for execution in EXECUTIONS:
+        plain, plain_report = train(sweep_of(execution), whole, *one_device, epochs=2)
+        sweep = make_sweep(trainer_of("mlp"), evaluation(), execution=execution, mesh=mesh)
+        for number in NUMBERS:
+            population, report = sharded(sweep, mesh, number, images, test)
+            again = sharded(sweep, mesh, number, images, test)
+            real, filling = np.arange(number), np.arange(number, len(population.train.step))
+            first = at(plain, real)
+            seen[f"{execution}-{number}"] = {
+                "size": len(population.train.step),
+                "devices": len(population.train.step.sharding.device_set),
+                "shares": [len(s.data) for s in population.train.step.addressable_shards],
+                "whole_report": all(
+                    leaf.is_fully_replicated for leaf in jax.tree.leaves((report, again[1]))
+                ),
+                "same_bits": same_bits(
+                    at((population, report), real), (first, at(plain_report, real))
+                ),
+                "distance": distance(at(population, real), first),
+                "tolerance": tolerance,
+                "repeatable": same_bits((population, report), again),
+                "masked": not population.train.step[filling].any(),
+                "picked": same_bits(
+                    sweep.pick(population, number - 1), at(population.train.params, number - 1)
+                ),
+            }
+    return seen
+
+
+# The tests.
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    path = tmp_path_factory.mktemp("sharded") / "seen.json"
+    done = subprocess.run(
+        [sys.executable, __file__, str(path)],
+        env=on_eight_devices(),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text("utf-8"))
+
+
+CASES = [f"{execution}-{number}" for execution, number in itertools.product(EXECUTIONS, NUMBERS)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_members_are_spread_evenly_and_filled_up(case, seen):
+    number = int(case.split("-")[1])
+    on_each = -(-number // DEVICES)
+    assert seen[case]["devices"] == DEVICES
+    assert seen[case]["size"] == on_each * DEVICES
+    assert seen[case]["shares"] == [on_each] * DEVICES
+    assert seen[case]["masked"]
+    assert seen[case]["whole_report"]
+    assert seen[case]["picked"]
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("map")])
+def test_map_on_eight_devices_is_map_on_one_to_the_bit(case, seen):
+    assert seen[case]["same_bits"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_eight_devices_are_one_to_the_rounding_of_float32(case, seen):
+    assert seen[case]["distance"] < seen[case]["tolerance"]
+    # A step of Adam is 1e-3: another draw or another member would be seen.
+    assert seen[case]["tolerance"] < 1e-4
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_layout_gives_the_same_bits_again(case, seen):
+    assert seen[case]["repeatable"]
+
+
+def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path):
+    """Three models on eight devices, and one after the other on one.
+
+    XLA has a thread for each device, and NPROC at least; with another number of threads the
+    sums of the report (not the weights) are rounded otherwise.
+    """
+    runs = {}
+    flags = (*TINY, "--epochs", "2", "--beta", "0.5", "1", "4", "--figures", "none")
+    for name, env in (("eight", on_eight_devices()), ("one", environment())):
+        env = {**env, "NPROC": str(DEVICES), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+        done = subprocess.run(
+            command(*flags, "--name", name),
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        runs[name] = run_of(tmp_path, done.stdout)
+    provenance = json.loads((runs["eight"] / "provenance.json").read_text("utf-8"))
+    assert len(provenance["runs"][0]["devices"]) == DEVICES
+    rows = rows_of(runs["eight"])
+    assert len(rows) == 3 * 2
+    assert rows == rows_of(runs["one"])
+    members = [
+        json.loads((run / "summary.json").read_text("utf-8"))["members"] for run in runs.values()
+    ]
+    assert members[0] == members[1]
+
+
+# Placing arrays, where there is one device.
+
+
+def test_one_device_needs_no_mesh():
+    assert sharding.member_mesh(jax.devices()[:1]) is None
+    assert sharding.num_shards(None) == 1
+    array = np.arange(3, dtype=np.float32)
+    for split in (True, False):
+        placed = sharding.place({"a": array}, None, split=split)["a"]
+        assert isinstance(placed, jax.Array)
+        assert np.array_equal(placed, array)
+
+
+def test_one_process_asks_nobody():
+    assert sharding.is_first()
+    assert [sharding.any_of(flag) for flag in (True, False)] == [True, False]
+    assert sharding.gather(np.arange(3)).tolist() == [[0, 1, 2]]
+
+
+def test_free_memory_is_what_the_machine_has_at_most():
+    free = sharding.free_bytes()
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free <= total
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(compare()), encoding="utf-8")
