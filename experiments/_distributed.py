@@ -4,22 +4,47 @@ import contextlib
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 
 import jax
 
 from experiments._options import RunOptions
-from experiments._run import UsageError
+from experiments._run import Interrupted, RefusedError, UsageError, explained
 from vae_jax import sharding
 
-# JAX ends a process that has lost its peers from within, with a page of its own log. What
-# outlives it for a moment says in one line what happened.
+# JAX ends a process that does not find its peers, or loses them, from within and with a page of
+# its own log. What outlives it for a moment says in one line what happened: the last it was told.
 _WATCHER = """
 import sys
-line, done = sys.argv[1], sys.stdin.read()
-if done != "done":
-    print(line, file=sys.stderr, flush=True)
+told = sys.stdin.read().splitlines()
+if told and told[-1] != "done":
+    print(told[-1], file=sys.stderr, flush=True)
 """
+
+
+class _Watcher:
+    """A process that says how this one ended, unless it is told that all is done."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _WATCHER],
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is not for it
+        )
+
+    def tell(self, line: str) -> None:
+        """What to say if this process ends now."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+
+    def dismiss(self) -> None:
+        """Let it end without a word."""
+        if self._process.poll() is None:
+            self._process.communicate("done\n")
 
 
 @contextlib.contextmanager
@@ -37,22 +62,16 @@ def connected(options: RunOptions) -> Iterator[None]:
     peers = sharding.Peers(
         options.coordinator, options.num_processes, options.process_id, options.heartbeat
     )
+    watcher = _Watcher()
+    watcher.tell("error: --distributed: the other processes were not found in time")
     try:
         sharding.join(peers)
     except ValueError as error:
+        watcher.dismiss()
         raise UsageError(f"--distributed: {error}") from None
     who = f"process {jax.process_index()} of {jax.process_count()}"
     lost = f"error: {who} has lost another process; start all of them again with --resume"
-    watcher = subprocess.Popen(
-        [sys.executable, "-I", "-c", _WATCHER, lost],
-        stdin=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is not for it
-    )
-
-    def dismiss() -> None:
-        if watcher.poll() is None:
-            watcher.communicate(b"done")
-
+    watcher.tell(lost)
     print(f"{who}, {jax.local_device_count()} of {jax.device_count()} devices", flush=True)
     try:
         with contextlib.ExitStack() as stack:
@@ -60,14 +79,19 @@ def connected(options: RunOptions) -> Iterator[None]:
                 silence = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                 stack.enter_context(contextlib.redirect_stdout(silence))
             yield
-    except jax.errors.JaxRuntimeError as error:
-        # Without its peers this process cannot even leave in an orderly way.
-        dismiss()
-        reason = next(iter(str(error).splitlines()), "")[:160]
-        print(f"{lost} ({reason})", file=sys.stderr, flush=True)
-        os._exit(1)
-    except BaseException:
-        dismiss()
+    except (SystemExit, Interrupted, RefusedError):
+        watcher.dismiss()  # all processes end here together
         raise
-    dismiss()
+    except BaseException as error:
+        # The others wait for this one, and it would wait for them in leaving as it should.
+        watcher.dismiss()
+        said = explained(error)
+        if said is None and isinstance(error, jax.errors.JaxRuntimeError):
+            said = f"{lost} ({next(iter(str(error).splitlines()), '')[:160]})", 1
+        if said is None:
+            traceback.print_exc()
+            said = f"error: {who}: {type(error).__name__}", 1
+        print(said[0], file=sys.stderr, flush=True)
+        os._exit(said[1])
+    watcher.dismiss()
     sharding.leave()

@@ -73,9 +73,12 @@ class ImagePictures(NamedTuple):
             **{f"test_{name}": values for name, values in test.items()},
         )
 
-        shown = [e for e in snapshot_epochs(int(epochs[-1])) if e in result.snapshots]
+        snapshots = dict(result.snapshots)
+        if int(epochs[-1]) not in snapshots:  # a run that was stopped, or had no figures so far
+            snapshots[int(epochs[-1])] = np.asarray(self.reconstruct(params))
+        shown = [e for e in snapshot_epochs(int(epochs[-1])) if e in snapshots]
         originals = np.asarray(self.originals())
-        strips = np.stack([result.snapshots[epoch] for epoch in shown])
+        strips = np.stack([snapshots[epoch] for epoch in shown])
         save(
             figures.reconstructions(originals, strips, np.array(shown), title=title),
             folder / "reconstructions.png",

@@ -2,18 +2,17 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments._run import RunFolder, check, flag_of
+from experiments._run import RunFolder, as_words, check, flag_of
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
     """How a sweep is run: where, how long, on which devices and machines.
 
-    None of these changes what is trained, and those of `NOT_THE_MODEL` may change on resuming.
+    Those of `NOT_THE_MODEL` may change on resuming.
     """
 
     epochs: int = 20
@@ -27,7 +26,8 @@ class RunOptions:
     resume: bool = False
     """Go on with a run of the same name from its latest checkpoints, to the same bits."""
     requeue: bool = False
-    """Start a run, or go on with it if it was started: for schedulers that run a job again."""
+    """Start a run, or go on with it if it was started: for schedulers that run a job again. A
+    finished run then ends with 0 even if a model diverged."""
     checkpoint_every: int = 5
     """Epochs between checkpoints; the last epoch always has one."""
     figures: Literal["first_seed", "all", "none"] = "first_seed"
@@ -49,7 +49,8 @@ class RunOptions:
     """Of the jobs, as name=value: timeout_min=240 slurm_partition=gpu gpus_per_node=1."""
     distributed: bool = False
     """This is one of several processes that train the sweep together; each runs the same
-    command. They are found from Slurm, Kubernetes or a TPU, or by the next three."""
+    command. They are found from Slurm, Kubernetes or a TPU, or by the next three, and waited
+    for 300 seconds, or VAE_JAX_JOIN_SECONDS."""
     coordinator: str | None = None
     """host:port at which process 0 can be reached."""
     num_processes: int | None = None
@@ -75,8 +76,10 @@ def check_options(options: RunOptions, experiment: str) -> None:
         check(positive, flag_of(field), value, "a whole number of 1 or more is needed")
     if options.name is not None:
         RunFolder.at(options.output_dir, experiment, options.name)
-    chosen = [flag for flag in ("overwrite", "resume", "requeue") if getattr(options, flag)]
-    check(len(chosen) < 2, " ".join(map(flag_of, chosen)), "", "only one of them")
+    chosen = [
+        flag_of(flag) for flag in ("overwrite", "resume", "requeue") if getattr(options, flag)
+    ]
+    check(len(chosen) < 2, " ".join(chosen[:1]), " ".join(chosen[1:]), "only one of them")
     if options.shard is not None:
         slice_of(options.shard)
     _check_launch(options)
@@ -101,10 +104,10 @@ def _check_launch(options: RunOptions) -> None:
     if options.launch is None:
         for field in ("slices", "launch_options"):
             value = getattr(options, field)
-            check(not value, flag_of(field), _words(value), "belongs to --launch")
+            check(not value, flag_of(field), as_words(value), "belongs to --launch")
         return
     check(options.slices is not None, "--launch", options.launch, "--slices is needed with it")
-    for field in ("shard", "merge", "distributed", "resume"):
+    for field in ("shard", "merge", "distributed", "resume", "overwrite"):
         value = getattr(options, field)
         check(not value, "--launch", options.launch, f"not together with {flag_of(field)}")
     for option in options.launch_options:
@@ -116,6 +119,7 @@ def _check_distributed(options: RunOptions) -> None:
     addresses = ("coordinator", "num_processes", "process_id")
     given = [field for field in addresses if getattr(options, field) is not None]
     if not options.distributed:
+        given += ["heartbeat"] if options.heartbeat != RunOptions.heartbeat else []
         for field in given:
             check(False, flag_of(field), getattr(options, field), "belongs to --distributed")
         return
@@ -130,7 +134,3 @@ def _check_distributed(options: RunOptions) -> None:
         check(usable, "--coordinator", address, "host:port is needed")
         check(count >= 1, "--num-processes", count, "a whole number of 1 or more is needed")
         check(0 <= number < count, "--process-id", number, f"0 to {count - 1} is allowed")
-
-
-def _words(value: object) -> str:
-    return " ".join(value) if isinstance(value, Sequence) else str(value)

@@ -97,26 +97,52 @@ def show(title: str, results: Sequence[Result]) -> None:
 
     Below it stand the members that diverged, and those that collapsed.
     """
-    fields = list(results[0].setting)
-    rows = []
-    for setting, values in _by_setting(results).items():
-        cells = [
-            f"{mean:.2f}" + (f" ± {error:.2f}" if np.isfinite(error) else "")
-            for mean, error in zip(values.mean(axis=0), standard_error(values), strict=True)
-        ]
+    columns, rows = _cells(results)
+    console().print(table(title, columns, rows))
+    for line in _remarks(results):
+        print(line)
+
+
+def markdown(title: str, results: Sequence[Result]) -> str:
+    """The closing table as Markdown."""
+    columns, rows = _cells(results)
+    lines = [columns, ["---"] * len(columns), *rows]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    remarks = "".join(f"- {line}\n" for line in _remarks(results))
+    return f"{title}\n\n{body}\n" + (f"\n{remarks}" if remarks else "")
+
+
+def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """The columns and rows of the table; a setting whose members all diverged has no numbers."""
+    names = [field.replace("_", " ") for field in results[0].setting]
+    columns = [*names, "seeds", "-ELBO", "reconstruction", "KL", "active"]
+    stopped = [_key(result) for result in results if result.problem is not None]
+    columns += ["diverged"] if stopped else []
+    numbers, rows = _by_setting(results), []
+    for setting in dict.fromkeys(map(_key, results)):
+        values = numbers.get(setting, np.empty((0, len(NUMBERS))))
+        cells = ["-"] * len(NUMBERS)
+        if len(values):
+            cells = [
+                f"{mean:.2f}" + (f" ± {error:.2f}" if np.isfinite(error) else "")
+                for mean, error in zip(values.mean(axis=0), standard_error(values), strict=True)
+            ]
+        cells += [str(stopped.count(setting))] if stopped else []
         rows.append([*(short(value) for _, value in setting), str(len(values)), *cells])
-    names = [field.replace("_", " ") for field in fields]
-    columns = (*names, "seeds", "-ELBO", "reconstruction", "KL", "active")
-    if rows:
-        console().print(table(title, columns, rows))
+    return columns, rows
+
+
+def _remarks(results: Sequence[Result]) -> list[str]:
+    lines = []
     for result in results:
         if result.problem is not None:
-            print(f"{result.name}: {result.problem}")
+            lines.append(f"{result.name}: {result.problem}")
         elif result.collapsed:
-            print(
+            lines.append(
                 f"{result.name}: collapsed, none of its {len(result.numbers['kl_per_dim'])} latent "
                 f"dimensions has a KL over {ACTIVE_KL} nats"
             )
+    return lines
 
 
 def draw(results: Sequence[Result], run: Path, *, title: str) -> None:
@@ -171,20 +197,20 @@ def draw(results: Sequence[Result], run: Path, *, title: str) -> None:
             epochs=epochs,
             **{panel.replace(" ", "_"): values for panel, values in panels.items()},
         )
-    lead = next(iter(dict(settings[0])), None)
-    if lead is None or len(settings) < 2 or not places:
+    # Along the first setting that takes several values, a curve for each combination of others.
+    swept = {field: {dict(setting)[field] for setting in settings} for field in dict(settings[0])}
+    lead = next((field for field, found in swept.items() if len(found) > 1), None)
+    if lead is None or not places:
         return
 
     rate = cube(lambda result: result.numbers["kl"], 1)[..., 0]
     distortion = cube(lambda result: result.numbers["reconstruction"], 1)[..., 0]
     kl = cube(lambda result: result.numbers["kl_per_dim"], len(results[0].numbers["kl_per_dim"]))
-    # One curve over the leading setting for each combination of the others.
+    values = np.array([dict(setting)[lead] for setting in settings])
     curves: dict[str, list[int]] = {}
-    for i, setting in enumerate(settings):
-        curves.setdefault(described(dict(setting[1:])), []).append(i)
-    for rows_of in curves.values():
-        rows_of.sort(key=lambda i: settings[i][0][1])
-    values = np.array([setting[0][1] for setting in settings])
+    for i in np.argsort(values, kind="stable"):
+        others = {field: value for field, value in settings[i] if field != lead}
+        curves.setdefault(described(others), []).append(int(i))
     lead_name = lead.replace("_", " ")
     figures.save(
         figures.rate_distortion(
@@ -233,7 +259,8 @@ def _draw_side_by_side(
         found: dict[str, np.ndarray] = {}
         for setting, name in zip(settings, names, strict=True):
             for result in results:
-                if _key(result) == setting and name not in found:
+                good = _key(result) == setting and result.problem is None
+                if good and name not in found:
                     images = _picture(run, result.name, picture, array)
                     if images is not None:
                         # Every other picture of a manifold: side by side they are small.

@@ -58,6 +58,10 @@ class UsageError(ValueError):
     """Something the user asked for cannot be had; the message is one line."""
 
 
+class RefusedError(UsageError):
+    """A `UsageError` that every process of a distributed run raises at the same place."""
+
+
 class Interrupted(Exception):
     """The user stopped the run; the message says how to go on."""
 
@@ -77,36 +81,39 @@ def main(config_type: type[Config], run: Callable[[Config], None], prog: str) ->
         config = parse(config_type, prog)
         enable_compilation_cache()
         run(config)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(130) from None
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient third one
-        print("stopped at once; --resume goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
-    except OSError as error:
+    except (Exception, KeyboardInterrupt) as error:
+        said = explained(error)
+        if said is None:
+            raise  # a bug: its traceback is what we want to see
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient third Ctrl-C
+        print(said[0], file=sys.stderr)
+        raise SystemExit(said[1]) from None
+
+
+def explained(error: BaseException) -> tuple[str, int] | None:
+    """What the user is told of an error, and the exit code; None for a bug.
+
+    2 is for what the user can mend, 1 for what happened on the way, 130 for a stop.
+    """
+    from vae_jax.checkpoint import CheckpointError
+    from vae_jax.data import DataError
+
+    if isinstance(error, Interrupted):
+        return str(error), 130
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped at once; --resume goes on from the last checkpoint", 130
+    if isinstance(error, OSError):
         # A full or vanished disk in mid-run: earlier checkpoints stay good.
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or type(error).__name__}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except ValueError as error:
-        # The library's own errors are one line for the user; any other is a bug, and its
-        # traceback is what we want to see.
-        from vae_jax.checkpoint import CheckpointError
-        from vae_jax.data import DataError
-
-        if not isinstance(error, UsageError | CheckpointError | DataError):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except RuntimeError as error:
-        # XLA's own error type derives from this one.
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        line = next(iter(str(error).splitlines()))
+        return f"error: {where}{error.strerror or type(error).__name__}", 1
+    if isinstance(error, UsageError | CheckpointError | DataError):
+        return f"error: {error}", 2
+    # XLA's own error is a RuntimeError.
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        line = str(error).splitlines()[0][:160]
         hint = "--chunk trains fewer models at once, --batch-size takes fewer examples"
-        print(f"error: out of memory ({line[:160]}); {hint}", file=sys.stderr)
-        raise SystemExit(1) from None
+        return f"error: out of memory ({line}); {hint}", 1
+    return None
 
 
 def parse(config_type: type[Config], prog: str) -> Config:
@@ -266,10 +273,14 @@ class RunFolder:
         Raises:
             UsageError: if it cannot be written.
         """
+        if not self._writes:
+            return
         with self._usable():
             if overwrite and self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
+            # What an earlier end summed up is no longer all there is.
+            (self.path / "summary.json").unlink(missing_ok=True)
             self.write_json("config.json", as_json(config))
 
     @contextlib.contextmanager
@@ -279,6 +290,10 @@ class RunFolder:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise UsageError(f"--output-dir {self.path}: cannot be used ({reason})") from None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file whole or not at all."""
+        self._replace(name, text)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; a number that is not finite becomes null."""
@@ -313,8 +328,12 @@ class RunFolder:
         if not (rows and self._writes):
             return
         path = self.path / name
-        with path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_as_csv(rows, header=file.tell() == 0))
+        try:
+            with path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_as_csv(rows, header=file.tell() == 0))
+        except OSError as error:  # a failed write does not know its file
+            last = f"{path} (epoch {rows[-1].get('epoch')})"
+            raise OSError(error.errno, error.strerror, last) from None
 
     def read_rows(self, name: str) -> list[dict[str, str]]:
         """Read a CSV file; an absent one has no rows."""

@@ -141,6 +141,8 @@ def saved_rows(
             )
         if done > epochs:
             raise UsageError(f"--epochs {epochs}: {members[0].name} has been trained for {done}")
+        for member in members:
+            rows[member.name] = [row for row in rows[member.name] if row["epoch"] <= done]
     return rows
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from experiments._run import (
     module_name,
 )
 from experiments._saved import parsed
-from experiments._sweep import Task, finish
+from experiments._sweep import Task, check_slices, finish
 
 # What may differ between the slices of one sweep.
 OF_A_SLICE = (NOT_THE_MODEL - {"epochs"}) | {"shard", "chunk", "execution"}
 POLL_SECONDS = 1.0
+# Of submitit's constructor; its other settings are given afterwards.
+AT_FIRST = ("slurm_max_num_timeout",)
 
 
 def merge(config: RunOptions) -> None:
@@ -45,14 +48,14 @@ def merge(config: RunOptions) -> None:
     join_slices(config.merge)
 
 
-def join_slices(path: Path) -> None:
-    """Write the report of a sweep from its slices; see `merge`."""
+def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
+    """Write the report of a sweep from its slices, but for those that failed; see `merge`."""
     found = _slices_in(path)
     slices = next(iter(found.values()))[1]
     done = {
         number: RunFolder(folder)
         for folder, (number, _) in found.items()
-        if (folder / "summary.json").is_file()
+        if (folder / "summary.json").is_file() and f"{number}/{slices}" not in failed
     }
     missing = [f"{number}/{slices}" for number in range(1, slices + 1) if number not in done]
     if not done:
@@ -120,8 +123,9 @@ def _results(run: RunFolder) -> list[Result]:
         for member in run.read_json("summary.json")["members"]:
             numbers = {name: member.pop(name) for name in (*NUMBERS, "kl_per_dim")}
             name, problem = member.pop("name"), member.pop("problem")
-            del member["epochs"]
             own = [row for row in rows if row["member"] == name]
+            if [row["epoch"] for row in own] != list(range(1, member.pop("epochs") + 1)):
+                raise ValueError(f"metrics.csv has {len(own)} rows of {name}")
             results.append(Result(name, member, own, numbers, problem))
         return results
     except (LookupError, TypeError, ValueError) as error:
@@ -149,11 +153,13 @@ def launch(config: RunOptions, task: Task) -> None:
     allowed = f"the grid has {len(task.members)} models; at most as many slices are allowed"
     check(slices <= len(task.members), "--slices", slices, allowed)
     run = RunFolder.at(config.output_dir, task.experiment, task.name)
-    if run.checkpoints.exists():
-        raise UsageError(f"{run.path}: this run was not cut into slices; --name gives another name")
+    check_slices(run, slices)
     try:
-        executor = submitit.AutoExecutor(folder=run.path / "jobs", cluster=config.launch)
-        executor.update_parameters(**dict(map(_parameter, config.launch_options)))
+        options = dict(map(_parameter, config.launch_options))
+        first = {name: options.pop(name) for name in AT_FIRST if name in options}
+        folder = run.path / "jobs"
+        executor = submitit.AutoExecutor(folder=folder, cluster=config.launch, **first)
+        executor.update_parameters(**options)
         shards = [f"{number}/{slices}" for number in range(1, slices + 1)]
         command = [sys.executable, "-m", module_name(), *as_arguments(config)]
         jobs = executor.map_array(SliceJob(command), shards)
@@ -163,17 +169,17 @@ def launch(config: RunOptions, task: Task) -> None:
     print(f"{slices} jobs, their logs in {executor.folder}:", flush=True)
     for job, shard in zip(jobs, shards, strict=True):
         print(f"  {job.job_id}: slice {shard}", flush=True)
-    _wait(dict(zip(shards, jobs, strict=True)), run.path)
-    join_slices(run.path)
+    join_slices(run.path, failed=_wait(dict(zip(shards, jobs, strict=True)), run.path))
 
 
-def _wait(jobs: dict[str, Any], path: Path) -> None:
-    """Say of every job when it ended, and how."""
-    left = dict(jobs)
+def _wait(jobs: dict[str, Any], path: Path) -> list[str]:
+    """Say of every job when it ended, and how; the slices that failed."""
+    left, failed = dict(jobs), []
     try:
         while left:
             for shard in [shard for shard, job in left.items() if job.done()]:
                 problem = left.pop(shard).exception()
+                failed += [shard] if problem is not None else []
                 how = "done" if problem is None else f"failed ({_last_line(problem)})"
                 print(f"slice {shard}: {how}, {len(left)} left", flush=True)
             if left:
@@ -183,6 +189,7 @@ def _wait(jobs: dict[str, Any], path: Path) -> None:
             "the jobs go on; to join them when they are done:\n"
             f"  python -m {module_name()} --merge {path}"
         ) from None
+    return failed
 
 
 def _last_line(error: Exception) -> str:
@@ -234,9 +241,7 @@ class SliceJob:
             for line in self._child.stderr or ():
                 print(line, end="", file=sys.stderr, flush=True)
                 said = line.strip() or said
-        # A member that diverged is in the slice's report.
-        summary = self._child.returncode == 1 and not said.startswith("error")
-        if self._child.returncode != 0 and not summary:
+        if self._child.returncode != 0:
             raise RuntimeError(said or f"exit code {self._child.returncode}")
 
     def checkpoint(self, shard: str) -> Any:

@@ -10,8 +10,8 @@ import numpy as np
 
 from experiments._grid import Member
 from experiments._options import RunOptions, slice_of
-from experiments._report import Result, draw, result_of, show, summary
-from experiments._run import RunFolder, UsageError, check
+from experiments._report import Result, draw, markdown, result_of, show, summary
+from experiments._run import RefusedError, RunFolder, UsageError, as_json, check
 from experiments._saved import saved_rows
 from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
 from vae_jax import sharding
@@ -67,11 +67,12 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         UsageError: if a setting or the folder does not allow it.
         SystemExit: with 1, when all is written, if a member diverged.
     """
-    members = _slice(config, task.members)
-    folder = _folder(config, task)
-    resume = config.resume or (config.requeue and (folder.path / "config.json").is_file())
     problem: UsageError | None = None
+    resume, members, folder = False, task.members, RunFolder(Path())
     try:
+        members = _slice(config, task.members)
+        folder = _folder(config, task)
+        resume = config.resume or (config.requeue and (folder.path / "config.json").is_file())
         folder.check_free(overwrite=config.overwrite, resume=resume)
         config = _resolved(config, folder if resume else None)
         if resume:
@@ -80,7 +81,12 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         problem = error
     # Whatever one process finds wrong keeps all of them from starting.
     if sharding.any_of(problem is not None):
-        raise problem or UsageError("another process refused to start")
+        raise RefusedError(str(problem or "another process refused to start"))
+    what = as_json(config) | {"process_id": None, "output_dir": None, "data_dir": None}
+    if not sharding.is_same_everywhere(repr((sorted(what.items()), task.source, resume))):
+        raise RefusedError(
+            "--distributed: the processes were started with other settings, data or folders"
+        )
 
     mesh = sharding.member_mesh()
     execution: Execution = "vmap" if config.execution == "vmap" else "map"
@@ -120,15 +126,17 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         folder.write_provenance(task.source)
         print(f"{', '.join(_left(folder))}: in {folder.path}")
     sharding.any_of(False)  # nobody leaves while the first one draws
-    if any(result.problem for result in results):
+    # A scheduler that asks for what is left of a run has nothing to run again.
+    if any(result.problem for result in results) and not config.requeue:
         raise SystemExit(1)
 
 
 def finish(
     folder: RunFolder, results: list[Result], *, title: str, table: str, about: dict[str, Any]
 ) -> None:
-    """Write the summary and the figures of a whole sweep, and print its table."""
+    """Write the summary, the table and the figures of a whole sweep, and print the table."""
     said = {"title": title, "table": table, **about}
+    folder.write_text("table.md", markdown(table, results))
     folder.write_json("summary.json", {**said, **summary(results)})
     if len(results) > 1:
         draw(results, folder.path, title=title)
@@ -149,13 +157,28 @@ def _folder(config: RunOptions, task: Task) -> RunFolder:
     run = RunFolder.at(config.output_dir, task.experiment, task.name)
     path = run.path
     if config.shard is not None:
-        if run.checkpoints.exists():
-            raise UsageError(
-                f"--shard {config.shard}: {path} is a run that was not cut into slices; --name "
-                "gives another name"
-            )
+        check_slices(run, slice_of(config.shard)[1])
         path = path / "shards" / config.shard.replace("/", "-of-")
+    elif (path / "shards").exists():
+        raise UsageError(
+            f"{path}: slices of a sweep are in it; --merge joins them, --name gives the new run "
+            "another name"
+        )
     return RunFolder(path, writes=sharding.is_first())
+
+
+def check_slices(run: RunFolder, slices: int) -> None:
+    """Refuse to cut a run into slices that was not, or into others than those that it has.
+
+    Raises:
+        UsageError: saying which.
+    """
+    hint = "--name gives the new run another name"
+    if run.checkpoints.exists():
+        raise UsageError(f"{run.path}: this run was not cut into slices; {hint}")
+    for folder in sorted((run.path / "shards").glob("*-of-*")):
+        if folder.name.rpartition("-of-")[2] != str(slices):
+            raise UsageError(f"{run.path}: has slice {folder.name}, not one of {slices}; {hint}")
 
 
 def _resolved(config: RunOptions, saved: RunFolder | None) -> RunOptions:
@@ -174,5 +197,5 @@ def _resolved(config: RunOptions, saved: RunFolder | None) -> RunOptions:
 
 
 def _left(folder: RunFolder) -> list[str]:
-    names = ("figures", "metrics.csv", "summary.json")
+    names = ("figures", "metrics.csv", "summary.json", "table.md")
     return [name for name in names if (folder.path / name).exists()]

@@ -124,7 +124,11 @@ def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
 
     def bytes_of(size: int) -> int:
         some = [members[i % len(members)] for i in range(size)]
-        return _bytes_used(_compiled(loop, Chunk(some, size, len(members), Path())))
+        chunk = Chunk(some, size, len(members), Path())
+        # A checkpoint in the making is a copy on the host, which is where a CPU's arrays are.
+        on_host = jax.default_backend() == "cpu"
+        copy = _bytes_of_state(loop, chunk) * size // shards if on_host else 0
+        return _bytes_used(_compiled(loop, chunk)) + copy
 
     if loop.chunk is None and len(members) > shards:
         return plan_chunks(len(members), bytes_of, sharding.free_bytes(), shards=shards)
@@ -224,8 +228,9 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
         if resume:
             start, population = load_population(checkpoints, population, len(chunk.members))
             snapshots.load(start)
-        _, status = jax.device_get(loop.sweep.evaluate(population, session.test))
+        status: Any = Status(*np.zeros((3, chunk.size)))
         if resume:
+            _, status = jax.device_get(loop.sweep.evaluate(population, session.test))
             rows.update(trimmed(rows, chunk.members, status, start, loop.steps_per_epoch, run))
             run.write_rows("metrics.csv", [row for own in rows.values() for row in own])
         for epoch in range(start + 1, loop.epochs + 1):
@@ -368,15 +373,18 @@ def _resume_command() -> str:
 
 
 class StopRequest:
-    """Ctrl-C (or a scheduler's SIGTERM) asks to stop after this epoch; a second one stops now."""
+    """Ctrl-C asks to stop after this epoch, a second one stops now.
+
+    A scheduler asks by SIGTERM or SIGUSR2, and may ask by both.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.requested = False
 
     def __enter__(self) -> "StopRequest":
-        self._before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._before = {number: signal.signal(number, self._ask) for number in self.SIGNALS}
         return self
 
     def __exit__(
@@ -389,7 +397,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.requested:
+            now = "; again to stop at once" if number == signal.SIGINT else ""
+            print(f"\nstopping after this epoch{now}", file=sys.stderr, flush=True)
         self.requested = True
-        print("\nstopping after this epoch; again to stop at once", file=sys.stderr, flush=True)

@@ -181,12 +181,24 @@ def test_a_process_that_dies_ends_the_other_and_both_go_on(killed, whole, cache,
 
 
 @pytest.mark.slow
-def test_a_process_whose_peer_never_comes_says_so(cache, tmp_path):
-    [(words, env), _] = pair_of(cache, "--epochs", "1")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_whose_peer_never_comes_says_so(number, cache, tmp_path):
+    words, env = pair_of(cache, "--epochs", "1")[number]
     env["VAE_JAX_JOIN_SECONDS"] = "5"
     with together([(words, env)], tmp_path) as [process]:
+        assert process.wait(LONG).code != 0
+        # A line of the watcher, below what JAX has to say.
+        says = "error: --distributed: the other processes were not found in time\n"
+        until(lambda: process.err.read_text("utf-8").endswith(says), 10)
+    assert process.err.read_text("utf-8").count("error: ") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_distributed_where_there_is_no_scheduler_is_one_line(cache, tmp_path):
+    words = command(*SWEEP, "--distributed")
+    with together([(words, on_devices(1, **cache))], tmp_path) as [process]:
         ended = process.wait(LONG)
     assert ended.code == 2
-    [line] = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-    assert "--distributed: the other processes were not found" in line
+    [line] = ended.err.splitlines()
+    assert line.startswith("error: --distributed: the other processes were not found: ")
     assert not (tmp_path / "results").exists()

@@ -633,17 +633,22 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     assert (figures_of(run) / "samples.png").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_ctrl_c_stops_at_once(number, capsys):
-    before = signal.getsignal(number)
+@pytest.mark.parametrize("first", StopRequest.SIGNALS)
+def test_a_second_ctrl_c_stops_at_once(first, capsys):
+    before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
     with StopRequest() as stop:
         assert not stop.requested
-        signal.raise_signal(number)
+        signal.raise_signal(first)
         assert stop.requested
+        # A scheduler may ask in several ways, and means the same.
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGUSR2)
         with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-    assert signal.getsignal(number) is before
-    assert "again to stop at once" in capsys.readouterr().err
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in StopRequest.SIGNALS] == before
+    said = capsys.readouterr().err
+    assert said.count("stopping after this epoch") == 1
+    assert ("again to stop at once" in said) == (first == signal.SIGINT)
 
 
 def test_ctrl_c_outside_training_is_not_a_traceback(monkeypatch, tmp_path):
@@ -918,7 +923,10 @@ def test_a_member_that_diverges_is_named(tmp_path):
     assert member["problem"].startswith("diverged in epoch 1 ")
     assert f"beta1-seed0: {member['problem']}" in done.out
     assert "at step 2 of 5: its loss was not finite, largest log-variance" in member["problem"]
-    assert done.out.splitlines()[-1].startswith("summary.json: in ")
+    assert done.out.splitlines()[-1].startswith("summary.json, table.md: in ")
+    assert (done.run / "table.md").read_text("utf-8").endswith(f"0: {member['problem']}\n")
+    # A scheduler is not to run it again.
+    assert good(call(tmp_path, *TINY, "--epochs", "2", "--learning-rate", "1e30", "--requeue"))
     assert read_json(done.run / "summary.json")["by_setting"] == []
 
 

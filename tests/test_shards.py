@@ -162,9 +162,10 @@ def changed(name: str, change: Callable[[dict[str, Any]], Any]) -> Callable[[Pat
 
 
 def written(name: str, text: str) -> Callable[[Path], None]:
-    return lambda run: (
-        (run / "shards" / "2-of-3" / name).write_text(text, encoding="utf-8") and None
-    )
+    def write(run: Path) -> None:
+        (run / "shards" / "2-of-3" / name).write_text(text, encoding="utf-8")
+
+    return write
 
 
 def cut_short(run: Path) -> None:

@@ -75,7 +75,7 @@ class One(NamedTuple):
 
     @property
     def hyper(self) -> Hyper:
-        return Hyper(*map(np.float32, Hyper(beta=self.beta, learning_rate=self.rate)))
+        return Hyper(*map(jnp.float32, Hyper(beta=self.beta, learning_rate=self.rate)))
 
 
 SETTINGS = ((0.5, 1e-3), (4.0, 1e-3), (4.0, 1e-2))
@@ -96,12 +96,12 @@ def train(
     population: Population | None = None,
 ) -> tuple[Population, Report]:
     """A new population, or copies of one, after some epochs."""
-    population = sweep.init(members) if population is None else copy(population)
+    state = sweep.init(members) if population is None else copy(population)
     report = None
     for _ in range(epochs):
-        population, report = sweep.epoch(population, members, images, test)
+        state, report = sweep.epoch(state, members, images, test)
     assert report is not None
-    return population, report
+    return state, report
 
 
 def alone(one: One, images: jax.Array, epochs: int, network: str = "mlp") -> Any:
@@ -113,7 +113,7 @@ def alone(one: One, images: jax.Array, epochs: int, network: str = "mlp") -> Any
     return state, metrics
 
 
-def at(tree: Any, i: int) -> Any:
+def at(tree: Any, i: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
@@ -392,7 +392,7 @@ def test_a_learning_rate_that_explodes_stops_its_member(execution, good, images,
         test_images,
         failing=[4],
         cause="loss",
-        step=STEPS + 1 + first,
+        step=STEPS + 1 + int(first),
         whole=good[execution][3],
     )
     largest = max(value for value in log_vars if np.isfinite(value))

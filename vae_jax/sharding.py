@@ -4,6 +4,7 @@ Members of a sweep do not talk to each other, so a mesh has one axis, `member`, 
 device trains its share. What all members read (the data, the shuffling) is on every device.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,6 +76,13 @@ def any_of(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def is_same_everywhere(text: str) -> bool:
+    """Whether every process passes the same text; all must call it."""
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+    everyone = gather(digest)
+    return bool((everyone == everyone[0]).all())
 
 
 def gather(local: np.ndarray) -> np.ndarray:
@@ -168,14 +176,15 @@ def whole_shape(shape: tuple[int, ...], like: jax.Array) -> jax.ShapeDtypeStruct
 
 
 def free_bytes() -> int:
-    """Memory that is free for new arrays on the device that has least of it."""
+    """Bytes that are free for new arrays on the device, of any process, that has least."""
     free = []
     for device in jax.local_devices():
         stats = device.memory_stats()
         if stats is not None and "bytes_limit" in stats:
             free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     # The devices of a host's processor share its memory.
-    return min(free) if free else _free_host_bytes() // jax.local_device_count()
+    least = min(free) if free else _free_host_bytes() // jax.local_device_count()
+    return int(gather(np.array(least)).min())
 
 
 def _free_host_bytes() -> int:
@@ -185,7 +194,12 @@ def _free_host_bytes() -> int:
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text("utf-8").splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    limit, used, stat = (
+        Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat")
+    )
     if limit.exists() and limit.read_text("utf-8").strip().isdigit():
-        free = min(free, int(limit.read_text("utf-8")) - int(used.read_text("utf-8")))
+        counts = dict(line.split() for line in stat.read_text("utf-8").splitlines())
+        cache = int(counts.get("inactive_file", 0))  # given up when it is needed
+        taken = int(used.read_text("utf-8")) - cache
+        free = min(free, int(limit.read_text("utf-8")) - taken)
     return free
