@@ -85,9 +85,9 @@ def connected(options: RunOptions) -> Iterator[None]:
     except BaseException as error:
         # The others wait for this one, and it would wait for them in leaving as it should.
         watcher.dismiss()
-        said = explained(error)
-        if said is None and isinstance(error, jax.errors.JaxRuntimeError):
-            said = f"{lost} ({next(iter(str(error).splitlines()), '')[:160]})", 1
+        said, broken = explained(error), _broken_collective(error)
+        if broken is not None:
+            said = f"{lost} ({next(iter(str(broken).splitlines()), '')[:160]})", 1
         if said is None:
             traceback.print_exc()
             said = f"error: {who}: {type(error).__name__}", 1
@@ -95,3 +95,14 @@ def connected(options: RunOptions) -> Iterator[None]:
         os._exit(said[1])
     watcher.dismiss()
     sharding.leave()
+
+
+def _broken_collective(error: BaseException | None) -> BaseException | None:
+    """What JAX said of a lost process, also where a checkpoint failed because of it."""
+    while error is not None:
+        is_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        is_jax = is_jax and "RESOURCE_EXHAUSTED" not in str(error)
+        if is_jax or "Barrier failed" in str(error):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

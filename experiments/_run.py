@@ -234,7 +234,7 @@ class RunFolder:
             UsageError: saying which flag is missing or too much.
         """
         check(not (overwrite and resume), "--overwrite", "--resume", "only one of the two")
-        with self._usable():
+        with self.usable():
             exists, is_folder = self.path.exists(), self.path.is_dir()
             is_run = (self.path / "config.json").is_file()
             # A run killed at its start may have left the half of its first file.
@@ -275,7 +275,7 @@ class RunFolder:
         """
         if not self._writes:
             return
-        with self._usable():
+        with self.usable():
             if overwrite and self.path.exists():
                 shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
@@ -284,7 +284,8 @@ class RunFolder:
             self.write_json("config.json", as_json(config))
 
     @contextlib.contextmanager
-    def _usable(self) -> Iterator[None]:
+    def usable(self) -> Iterator[None]:
+        """Within it, a folder that the system refuses is the user's mistake."""
         try:
             yield
         except OSError as error:

@@ -159,11 +159,13 @@ def _folder(config: RunOptions, task: Task) -> RunFolder:
     if config.shard is not None:
         check_slices(run, slice_of(config.shard)[1])
         path = path / "shards" / config.shard.replace("/", "-of-")
-    elif (path / "shards").exists():
-        raise UsageError(
-            f"{path}: slices of a sweep are in it; --merge joins them, --name gives the new run "
-            "another name"
-        )
+    else:
+        with run.usable():
+            if (path / "shards").exists():
+                raise UsageError(
+                    f"{path}: slices of a sweep are in it; --merge joins them, --name gives "
+                    "another name"
+                )
     return RunFolder(path, writes=sharding.is_first())
 
 
@@ -173,12 +175,14 @@ def check_slices(run: RunFolder, slices: int) -> None:
     Raises:
         UsageError: saying which.
     """
-    hint = "--name gives the new run another name"
-    if run.checkpoints.exists():
-        raise UsageError(f"{run.path}: this run was not cut into slices; {hint}")
-    for folder in sorted((run.path / "shards").glob("*-of-*")):
-        if folder.name.rpartition("-of-")[2] != str(slices):
-            raise UsageError(f"{run.path}: has slice {folder.name}, not one of {slices}; {hint}")
+    hint = "--name gives another name"
+    with run.usable():
+        if run.checkpoints.exists():
+            raise UsageError(f"{run.path}: this run was not cut into slices; {hint}")
+        for folder in sorted((run.path / "shards").glob("*-of-*")):
+            if folder.name.rpartition("-of-")[2] != str(slices):
+                found = f"its slice {folder.name} is not one of {slices}"
+                raise UsageError(f"{run.path}: {found}; {hint}")
 
 
 def _resolved(config: RunOptions, saved: RunFolder | None) -> RunOptions:

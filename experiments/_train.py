@@ -228,7 +228,8 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
         if resume:
             start, population = load_population(checkpoints, population, len(chunk.members))
             snapshots.load(start)
-        status: Any = Status(*np.zeros((3, chunk.size)))
+        none_failed: Any = np.zeros((3, chunk.size))
+        status = Status(*none_failed)
         if resume:
             _, status = jax.device_get(loop.sweep.evaluate(population, session.test))
             rows.update(trimmed(rows, chunk.members, status, start, loop.steps_per_epoch, run))

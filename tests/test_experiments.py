@@ -250,7 +250,7 @@ def test_a_run_leaves_its_numbers(finished):
     run = finished.run
     assert run.name == "digits-mlp8-z2-beta4-seed1"
     assert {path.name for path in run.iterdir()} == {
-        *("config.json", "metrics.csv", "summary.json", "provenance.json"),
+        *("config.json", "metrics.csv", "summary.json", "table.md", "provenance.json"),
         *("figures", "checkpoints"),
     }
     config = read_json(run / "config.json")

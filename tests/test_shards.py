@@ -168,6 +168,10 @@ def written(name: str, text: str) -> Callable[[Path], None]:
     return write
 
 
+def without_rows(run: Path) -> None:
+    (run / "shards" / "2-of-3" / "metrics.csv").unlink()
+
+
 def cut_short(run: Path) -> None:
     path = run / "shards" / "2-of-3" / "metrics.csv"
     lines = path.read_text("utf-8").splitlines()
@@ -196,6 +200,7 @@ SPOILT = {
         "2-of-3: damaged .*kl",
     ),
     "a row": (cut_short, "2-of-3: damaged"),
+    "rows": (without_rows, r"2-of-3: damaged \(metrics.csv has 0 rows of"),
 }
 
 
@@ -240,8 +245,8 @@ CONFLICTS = [
     ((*LAUNCH, "--slices", "2", *TOGETHER), "--launch local: not together with --distributed"),
     ((*LAUNCH, "--slices", "2", "--launch-options", "long"), "--launch-options long: name=value"),
     ((*LAUNCH, "--slices", "2", "--launch-options", "x=1"), "--launch local: "),
-    (("--requeue", "--resume"), "--resume --requeue : only one of them"),
-    (("--requeue", "--overwrite"), "--overwrite --requeue : only one of them"),
+    (("--requeue", "--resume"), "--resume --requeue: only one of them"),
+    (("--requeue", "--overwrite"), "--overwrite --requeue: only one of them"),
     (("--chunk", "0"), "--chunk 0: a whole number of 1 or more"),
     (ADDRESS, "--coordinator 127.0.0.1:4711: belongs to --distributed"),
     (ADDRESS[2:4], "--num-processes 2: belongs to --distributed"),
@@ -345,16 +350,17 @@ def test_a_slice_job_that_is_preempted_is_queued_again_and_ends_the_work(tmp_pat
     assert read_json(run / "summary.json") == read_json(again / "summary.json")
 
 
-def test_a_slice_job_tells_a_diverged_member_from_an_error(tmp_path, monkeypatch):
-    """A member that diverged is in the report, and its slice is done."""
+def test_a_slice_job_hands_on_what_went_wrong():
+    """A member that diverged is no error: it is in the report, and --requeue ends with 0."""
     program = "import sys; print({!r}, file=sys.stderr); sys.exit({})"
 
     def job(said: str, code: int) -> SliceJob:
         return SliceJob([sys.executable, "-c", program.format(said, code)])
 
     job("", 0)("1/2")
-    job("a warning", 1)("1/2")
-    for said, code in (("error: No space left on device", 1), ("error: no", 2), ("Killed", -9)):
+    job("a warning", 0)("1/2")
+    ends = (("NameError: x", 1), ("error: No space left", 1), ("error: no", 2), ("Killed", -9))
+    for said, code in ends:
         with pytest.raises(RuntimeError, match=said):
             job(said, code % 256)("1/2")
     with pytest.raises(RuntimeError, match="exit code 3"):

@@ -604,6 +604,13 @@ def test_a_plan_holds_every_member_and_fits_the_memory(members, shards, memory, 
             assert fixed + each * larger > 0.8 * free
 
 
+@pytest.mark.parametrize(("members", "sizes"), [(75, (75,)), (76, (38, 38)), (151, (51, 50, 50))])
+def test_a_fifth_of_the_memory_is_left(members, sizes):
+    """Of 1000 bytes 800: 50 besides and 75 members of 10 each."""
+    plan = plan_chunks(members, lambda size: 50 + 10 * size, 1000)
+    assert plan.sizes == sizes
+
+
 @pytest.mark.parametrize(("members", "chunk"), [(0, None), (3, 0)])
 def test_a_plan_of_nothing_is_refused(members, chunk):
     with pytest.raises(ValueError, match=f"{members} members in chunks of {chunk}"):
