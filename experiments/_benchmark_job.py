@@ -28,20 +28,26 @@ sys.exit(min(255, abs(os.waitstatus_to_exitcode(status))))
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Output:
     """What every job has to be told."""
 
-    dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = "auto"
-    """auto: MNIST, or the digits of scikit-learn with a warning where it cannot be had."""
-    data_dir: Path | None = None
-    """Folder with the official files in mnist/; VAE_JAX_DATA without it."""
     output_dir: Path = Path("results")
     """The files are written to benchmark/ below it."""
     overwrite: bool = False
     """Replace the files of an earlier measurement."""
 
 
-def check_counts(config: Job, *fields: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Job(Output):
+    """What a job on images has to be told as well."""
+
+    dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = "auto"
+    """auto: MNIST, or the digits of scikit-learn with a warning where it cannot be had."""
+    data_dir: Path | None = None
+    """Folder with the official files in mnist/; VAE_JAX_DATA without it."""
+
+
+def check_counts(config: Output, *fields: str) -> None:
     """Refuse a setting, or one of its several values, that is under 1.
 
     Raises:
@@ -54,7 +60,21 @@ def check_counts(config: Job, *fields: str) -> None:
 
 
 def begin(job: str, config: Job, device: Literal["cpu", "gpu"] = "cpu") -> tuple[Path, ImageData]:
-    """Where to write, without an ending and known to be writable, and the data.
+    """Where to write, as `files_of` says, and the data.
+
+    Raises:
+        UsageError: if the device, the folder or an earlier result does not allow it.
+    """
+    files = files_of(job, config, device)
+    images = load_images(config.dataset, config.data_dir)
+    if images.warning is not None:
+        print(f"warning: {images.warning}", file=sys.stderr)
+    print(images.source, flush=True)
+    return files, images
+
+
+def files_of(job: str, config: Output, device: Literal["cpu", "gpu"] = "cpu") -> Path:
+    """Where a job writes, without an ending and known to be writable.
 
     Raises:
         UsageError: if the device, the folder or an earlier result does not allow it.
@@ -75,20 +95,16 @@ def begin(job: str, config: Job, device: Literal["cpu", "gpu"] = "cpu") -> tuple
     except OSError as error:
         raise UsageError(f"--output-dir {folder}: cannot be written ({error.strerror})") from None
     check(os.access(folder, os.W_OK), "--output-dir", folder, "cannot be written")
-    images = load_images(config.dataset, config.data_dir)
-    if images.warning is not None:
-        print(f"warning: {images.warning}", file=sys.stderr)
-    print(images.source, flush=True)
-    return files, images
+    return files
 
 
-def subject(job: str, config: Job, images: ImageData) -> dict[str, Any]:
+def subject(job: str, config: Output, images: ImageData | None) -> dict[str, Any]:
     """What was measured, on which data, by which code and with which settings."""
     settings = as_json(config)
+    data = {} if images is None else {"dataset": images.name, "source": images.source}
     return {
         "job": job,
-        "dataset": images.name,
-        "source": images.source,
+        **data,
         "commit": commit(),
         "settings": {key: settings[key] for key in settings if key not in NOT_A_SETTING},
     }

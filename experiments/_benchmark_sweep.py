@@ -112,7 +112,7 @@ class Trial:
 
     def evaluate(self) -> None:
         """Evaluate every member once more."""
-        jax.device_get(self._sweep.evaluate(self._population, self._test))
+        jax.device_get(self._sweep.evaluate(self._population, self._members, self._test))
 
     def neg_elbo(self) -> float:
         """The test negative ELBO of the member at beta 1 after the last epoch, nats per image.

@@ -1,12 +1,15 @@
 """The grid of a sweep: every combination of the swept settings with every seed."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from vae_jax.types import Hyper
+
+# Columns that tell the repetitions of one setting apart.
+REPEATS = ("seed", "fold")
 
 
 class Axis(NamedTuple):
@@ -33,17 +36,29 @@ class Member(NamedTuple):
         seed: of its root key.
         hyper: its numbers.
         columns: what it is, as columns of `metrics.csv`: `{"beta": 4.0, "seed": 0}`.
+        split: which part of the data is its own, where members have parts.
     """
 
     name: str
     seed: int
     hyper: Hyper
     columns: dict[str, float]
+    split: int = 0
 
     @property
     def setting(self) -> dict[str, float]:
-        """Its columns without the seed."""
-        return {field: value for field, value in self.columns.items() if field != "seed"}
+        """Its columns without what only repeats it."""
+        return setting_of(self.columns)
+
+
+def setting_of(columns: Mapping[str, float]) -> dict[str, float]:
+    """The columns of a member that its repetitions share."""
+    return {field: value for field, value in columns.items() if field not in REPEATS}
+
+
+def repeat_of(columns: Mapping[str, float]) -> tuple[int, ...]:
+    """Which repetition of its setting a member is: the seed, and the fold if it has one."""
+    return tuple(int(columns[field]) for field in REPEATS if field in columns)
 
 
 def shown_axes(axes: Sequence[Axis], lead: str | None) -> list[Axis]:

@@ -22,14 +22,15 @@ class TrainingProgress:
     Args:
         models: how many are trained.
         epochs: of each.
-        done: epochs, of all models together, that an earlier run has done already.
+        passes: epochs of a model that are reported together.
         model_bytes: memory that a model's state takes.
     """
 
-    def __init__(self, models: int, epochs: int, done: int, model_bytes: int) -> None:
+    def __init__(self, models: int, epochs: int, passes: int, model_bytes: int) -> None:
         self._models, self._epochs, self._model_bytes = models, epochs, model_bytes
+        self._passes = passes
         self._total = models * epochs
-        self._done = self._first = done
+        self._done = self._first = 0
         self._began = time.monotonic()
         self.console = console()
         self._bar = Progress(
@@ -41,7 +42,7 @@ class TrainingProgress:
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("first epoch", total=self._total, completed=done, left="")
+        self._task = self._bar.add_task("first epoch", total=self._total, left="")
 
     def __enter__(self) -> "TrainingProgress":
         self._bar.start()
@@ -59,6 +60,17 @@ class TrainingProgress:
         """Print one line above the bar."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def resume(self, good: Sequence[int], done: int) -> None:
+        """Some models go on from a checkpoint.
+
+        Args:
+            good: the last good epoch of each.
+            done: the epoch of the checkpoint; a model that is good for less was stopped.
+        """
+        self._done += sum(good)
+        self._first += sum(good)
+        self._total -= sum(self._epochs - own for own in good if own < done)
+
     def epoch(self, name: str, epoch: int, rows: Sequence[Mapping[str, Any]], failed: int) -> None:
         """Report an epoch that some members have finished together.
 
@@ -68,8 +80,8 @@ class TrainingProgress:
             rows: their rows of `metrics.csv`.
             failed: members that failed in it; their remaining epochs are not waited for.
         """
-        self._done += len(rows)
-        self._total -= failed * (self._epochs - epoch + 1)
+        self._done += len(rows) * self._passes
+        self._total -= failed * (self._epochs - epoch + self._passes)
         elapsed = time.monotonic() - self._began
         rate = max(self._done - self._first, 1) / elapsed
         left = f"{clock((self._total - self._done) / rate)} left"
@@ -80,7 +92,7 @@ class TrainingProgress:
                 f"reconstruction {_range(rows, 'test_reconstruction', 8, 2)}",
                 f"KL {_range(rows, 'test_kl', 6, 2)}",
                 f"active {_range(rows, 'active_dims', 0, 0)}",
-                f"{rows[0]['images_per_second']:,.0f} images/s",
+                f"{rows[0]['examples_per_second']:,.0f} examples/s",
             ]
         if self._models > 1:
             parts.append(f"{self._done}/{self._total} models x epochs")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments._grid import described, short
+from experiments._grid import described, repeat_of, setting_of, short
 from experiments._progress import console, table
 from experiments._run import Row
 from experiments._train import Trained
@@ -28,6 +28,7 @@ class Result(NamedTuple):
         numbers: of its last good state on the test split: `NUMBERS`, in nats per example, and
             `kl_per_dim`.
         problem: why it was stopped, or None.
+        also: what its experiment alone measures, by name.
     """
 
     name: str
@@ -35,11 +36,12 @@ class Result(NamedTuple):
     rows: list[Row]
     numbers: dict[str, Any]
     problem: str | None
+    also: Mapping[str, float]
 
     @property
     def setting(self) -> dict[str, float]:
-        """Its columns without the seed."""
-        return {field: value for field, value in self.columns.items() if field != "seed"}
+        """Its columns without what only repeats it."""
+        return setting_of(self.columns)
 
     @property
     def collapsed(self) -> bool:
@@ -47,8 +49,8 @@ class Result(NamedTuple):
         return self.problem is None and self.numbers["active_dims"] == 0
 
 
-def result_of(trained: Trained) -> Result:
-    """A trained member as its files will have it."""
+def result_of(trained: Trained, also: Mapping[str, float]) -> Result:
+    """A trained member as its files will have it, with what its experiment also measured."""
     final = trained.final
     numbers = {
         "neg_elbo": -float(final.elbo),
@@ -57,8 +59,11 @@ def result_of(trained: Trained) -> Result:
         "active_dims": int(final.active_dims),
         "kl_per_dim": np.asarray(final.kl_per_dim).tolist(),
     }
+    if trained.problem is not None:
+        # Those of its last good state are not what was asked for; it may not have learned.
+        numbers |= dict.fromkeys(NUMBERS)
     member = trained.member
-    return Result(member.name, member.columns, trained.rows, numbers, trained.problem)
+    return Result(member.name, member.columns, trained.rows, numbers, trained.problem, also)
 
 
 def summary(results: Sequence[Result]) -> dict[str, Any]:
@@ -68,9 +73,10 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
             {
                 "name": result.name,
                 **result.columns,
-                "epochs": len(result.rows),
+                "epochs": result.rows[-1]["epoch"] if result.rows else 0,
                 "problem": result.problem,
                 **result.numbers,
+                "also": dict(result.also),
             }
             for result in results
         ],
@@ -79,36 +85,34 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
         "by_setting": [
             {
                 **dict(setting),
-                "seeds": len(values),
+                "seeds": len({result.columns["seed"] for result in own}),
                 **{
-                    name: {"mean": float(mean), "standard_error": float(error)}
-                    for name, mean, error in zip(
-                        NUMBERS, values.mean(axis=0), standard_error(values), strict=True
-                    )
+                    name: dict(zip(("mean", "standard_error"), over_seeds(own, name), strict=True))
+                    for name in (*NUMBERS, *own[0].also)
                 },
             }
-            for setting, values in _by_setting(results).items()
+            for setting, own in by_setting(results).items()
         ],
     }
 
 
-def show(title: str, results: Sequence[Result]) -> None:
+def show(title: str, results: Sequence[Result], missing: Sequence[str]) -> None:
     """Print the closing table: mean and standard error over seeds for each setting.
 
-    Below it stand the members that diverged, and those that collapsed.
+    Below it stand the slices that are missing, and the members that diverged or collapsed.
     """
     columns, rows = _cells(results)
     console().print(table(title, columns, rows))
-    for line in _remarks(results):
+    for line in _remarks(results, missing):
         print(line)
 
 
-def markdown(title: str, results: Sequence[Result]) -> str:
-    """The closing table as Markdown."""
+def markdown(title: str, results: Sequence[Result], missing: Sequence[str]) -> str:
+    """The closing table as Markdown, with the slices that are missing in it."""
     columns, rows = _cells(results)
     lines = [columns, ["---"] * len(columns), *rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    remarks = "".join(f"- {line}\n" for line in _remarks(results))
+    remarks = "".join(f"- {line}\n" for line in _remarks(results, missing))
     return f"{title}\n\n{body}\n" + (f"\n{remarks}" if remarks else "")
 
 
@@ -118,22 +122,25 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     columns = [*names, "seeds", "-ELBO", "reconstruction", "KL", "active"]
     stopped = [_key(result) for result in results if result.problem is not None]
     columns += ["diverged"] if stopped else []
-    numbers, rows = _by_setting(results), []
+    good, rows = by_setting(results), []
     for setting in dict.fromkeys(map(_key, results)):
-        values = numbers.get(setting, np.empty((0, len(NUMBERS))))
-        cells = ["-"] * len(NUMBERS)
-        if len(values):
-            cells = [
-                f"{mean:.2f}" + (f" ± {error:.2f}" if np.isfinite(error) else "")
-                for mean, error in zip(values.mean(axis=0), standard_error(values), strict=True)
-            ]
+        own = good.get(setting, [])
+        cells = [plus_minus(*over_seeds(own, name)) if own else "-" for name in NUMBERS]
         cells += [str(stopped.count(setting))] if stopped else []
-        rows.append([*(short(value) for _, value in setting), str(len(values)), *cells])
+        seeds = len({result.columns["seed"] for result in own})
+        rows.append([*(short(value) for _, value in setting), str(seeds), *cells])
     return columns, rows
 
 
-def _remarks(results: Sequence[Result]) -> list[str]:
-    lines = []
+def plus_minus(mean: float, error: float, digits: int = 2) -> str:
+    """`141.22 ± 0.07`; without an error the mean alone."""
+    if not math.isfinite(error):
+        return f"{mean:g}" if mean == round(mean) else f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def _remarks(results: Sequence[Result], missing: Sequence[str]) -> list[str]:
+    lines = [f"missing: {' '.join(missing)}"] if missing else []
     for result in results:
         if result.problem is not None:
             lines.append(f"{result.name}: {result.problem}")
@@ -145,7 +152,7 @@ def _remarks(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def draw(results: Sequence[Result], run: Path, *, title: str) -> None:
+def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "image") -> None:
     """Draw the figures of a sweep, each with the arrays behind it.
 
     Args:
@@ -153,31 +160,39 @@ def draw(results: Sequence[Result], run: Path, *, title: str) -> None:
         run: the run's folder; the members' own figures, where there are any, are in
             `figures/<member>/` below it or below its slices.
         title: what was trained.
+        example: what an example is called.
     """
     # Here, not above: Matplotlib is not needed before training ends.
     from vae_jax import figures
 
     settings = list(dict.fromkeys(_key(result) for result in results))
     names = [described(dict(setting)) or "all" for setting in settings]
-    seeds = list(dict.fromkeys(int(result.columns["seed"]) for result in results))
+    repeats = list(dict.fromkeys(repeat_of(result.columns) for result in results))
     places = {
-        (_key(result), int(result.columns["seed"])): result
+        (_key(result), repeat_of(result.columns)): result
         for result in results
         if result.problem is None
     }
     folder = run / "figures"
+    stopped = len(results) - len(places)
+    if stopped:
+        title += f" · {stopped} of {len(results)} models diverged, not shown"
+    spread = " · mean ± standard error over repetitions" if len(repeats) > 1 else ""
+    unit = f"nats per {example}"
+    thin = " · thin lines: models, thick: their mean" if len(repeats) > 1 else ""
 
     def cube(of: Any, width: int) -> np.ndarray:
-        """[settings, seeds, width], NaN where a member diverged or is missing."""
-        values = np.full((len(settings), len(seeds), width), np.nan)
+        """[settings, repeats, width], NaN where a member diverged or is missing."""
+        values = np.full((len(settings), len(repeats), width), np.nan)
         for i, setting in enumerate(settings):
-            for j, seed in enumerate(seeds):
-                if (setting, seed) in places:
-                    values[i, j] = of(places[setting, seed])
+            for j, repeat in enumerate(repeats):
+                if (setting, repeat) in places:
+                    values[i, j] = of(places[setting, repeat])
         return values
 
-    by_member = {(_key(result), int(result.columns["seed"])): result for result in results}
-    epochs = np.arange(1, 1 + max((len(result.rows) for result in results), default=0))
+    by_member = {(_key(result), repeat_of(result.columns)): result for result in results}
+    longest = max((result.rows for result in results), key=len, default=[])
+    epochs = np.array([row["epoch"] for row in longest], int)
     if len(epochs):
         panels = {}
         for panel, column in (
@@ -185,20 +200,25 @@ def draw(results: Sequence[Result], run: Path, *, title: str) -> None:
             ("reconstruction", "test_reconstruction"),
             ("KL", "test_kl"),
         ):
-            values = np.full((len(settings), len(seeds), len(epochs)), np.nan)
+            values = np.full((len(settings), len(repeats), len(epochs)), np.nan)
             for i, setting in enumerate(settings):
-                for j, seed in enumerate(seeds):
-                    rows = by_member[setting, seed].rows if (setting, seed) in by_member else []
+                for j, repeat in enumerate(repeats):
+                    found = by_member.get((setting, repeat))
+                    rows = [] if found is None else found.rows
                     values[i, j, : len(rows)] = [row[column] for row in rows]
             panels[panel] = values
         figures.save(
-            figures.member_curves(epochs, panels, names, title=f"{title} · test split"),
+            figures.member_curves(
+                epochs, panels, names, title=f"{title} · test split{thin}", unit=unit
+            ),
             folder / "loss_curves.png",
             epochs=epochs,
             **{panel.replace(" ", "_"): values for panel, values in panels.items()},
         )
     # Along the first setting that takes several values, a curve for each combination of others.
-    swept = {field: {dict(setting)[field] for setting in settings} for field in dict(settings[0])}
+    # A class that was left out is no number to draw along.
+    fields = [field for field in dict(settings[0]) if field != "left_out"]
+    swept = {field: {dict(setting)[field] for setting in settings} for field in fields}
     lead = next((field for field, found in swept.items() if len(found) > 1), None)
     if lead is None or not places:
         return
@@ -218,8 +238,9 @@ def draw(results: Sequence[Result], run: Path, *, title: str) -> None:
                 name: figures.RateDistortion(values[i], rate[i], distortion[i])
                 for name, i in curves.items()
             },
-            title=title,
+            title=title + spread,
             setting=lead_name,
+            unit=unit,
         ),
         folder / "rate_distortion.png",
         **{lead: values},
@@ -234,7 +255,7 @@ def draw(results: Sequence[Result], run: Path, *, title: str) -> None:
             figures.kl_against(
                 values[i],
                 kl[i],
-                title=f"{title} · {name}" if name else title,
+                title=(f"{title} · {name}" if name else title) + spread,
                 setting=lead_name,
                 threshold=ACTIVE_KL,
             ),
@@ -297,18 +318,26 @@ def _key(result: Result) -> tuple[tuple[str, float], ...]:
     return tuple(result.setting.items())
 
 
-def _by_setting(results: Sequence[Result]) -> Mapping[tuple[tuple[str, float], ...], np.ndarray]:
-    """[seeds, numbers] of each setting's members that did not diverge."""
-    values: dict[tuple[tuple[str, float], ...], list[list[float]]] = {}
+def by_setting(results: Sequence[Result]) -> Mapping[tuple[tuple[str, float], ...], list[Result]]:
+    """The members of each setting that did not diverge."""
+    found: dict[tuple[tuple[str, float], ...], list[Result]] = {}
     for result in results:
         if result.problem is None:
-            numbers = [float(result.numbers[name]) for name in NUMBERS]
-            values.setdefault(_key(result), []).append(numbers)
-    return {setting: np.array(rows) for setting, rows in values.items()}
+            found.setdefault(_key(result), []).append(result)
+    return found
 
 
-def standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over the first axis; NaN where there is one value only."""
-    if len(values) < 2:
-        return np.full(values.shape[1:], np.nan)
-    return values.std(axis=0, ddof=1) / math.sqrt(len(values))
+def over_seeds(results: Sequence[Result], name: str) -> tuple[float, float]:
+    """The mean of a number and its standard error.
+
+    Where a seed has several folds its number is their average, and the error is that of the
+    seeds; of a single seed it is that of the folds.
+    """
+    values: dict[float, list[float]] = {}
+    for result in results:
+        value = result.numbers[name] if name in result.numbers else result.also[name]
+        values.setdefault(result.columns["seed"], []).append(float(value))
+    seeds = list(values.values())
+    each = seeds[0] if len(seeds) == 1 else [float(np.mean(folds)) for folds in seeds]
+    error = np.std(each, ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
+    return float(np.mean(each)), float(error)

@@ -12,10 +12,10 @@ from experiments._grid import Member
 from experiments._run import Row, RunFolder, UsageError
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
-from vae_jax.sweep import Population, Status, refit
+from vae_jax.sweep import Population, refit
 from vae_jax.types import Params
 
-INTEGERS = ("epoch", "seed", "active_dims", "collapsed_dims")
+INTEGERS = ("epoch", "seed", "fold", "left_out", "active_dims", "collapsed_dims")
 
 
 class Snapshots:
@@ -100,7 +100,10 @@ def load_population(
 
 
 def saved_rows(
-    run: RunFolder, chunks: Sequence[tuple[Sequence[Member], Path]], epochs: int
+    run: RunFolder,
+    chunks: Sequence[tuple[Sequence[Member], Path]],
+    epochs: int,
+    passes: int = 1,
 ) -> dict[str, list[Row]]:
     """The rows of a run to resume; changes nothing.
 
@@ -108,6 +111,7 @@ def saved_rows(
         run: the folder.
         chunks: the members of each chunk and their folder.
         epochs: how many each is to have in the end.
+        passes: epochs between two rows.
 
     Returns:
         By the member's name.
@@ -133,7 +137,7 @@ def saved_rows(
             done = checkpoints.latest or 0
         written = max((row["epoch"] for m in members for row in rows[m.name]), default=0)
         # A killed run may lack the checkpoint under way and the one that waited for it.
-        lost = written - done > 2 * every
+        lost = written - done > 2 * max(every, passes)
         finished = written >= int(started.get("epochs", 0)) and written > 0
         if lost or (finished and done == 0):
             raise UsageError(
@@ -157,24 +161,31 @@ def parsed(texts: Mapping[str, str]) -> Row:
 def trimmed(
     rows: Mapping[str, list[Row]],
     members: Sequence[Member],
-    status: Status,
-    start: int,
-    steps_per_epoch: int,
+    good: Sequence[int],
+    passes: int,
     run: RunFolder,
 ) -> dict[str, list[Row]]:
     """The rows up to the checkpoint of each member; what a killed run wrote after is run again.
+
+    Args:
+        rows: of each member, by its name.
+        members: of a chunk.
+        good: the last epoch of each in its checkpoint.
+        passes: epochs between two rows.
+        run: the folder.
+
+    Returns:
+        By the member's name.
 
     Raises:
         UsageError: if rows are missing.
     """
     kept = {}
-    for i, member in enumerate(members):
-        failed = status.cause[i] != 0
-        until = (int(status.step[i]) - 1) // steps_per_epoch if failed else start
+    for member, until in zip(members, good, strict=False):
         kept[member.name] = [row for row in rows[member.name] if row["epoch"] <= until]
-        if [row["epoch"] for row in kept[member.name]] != list(range(1, until + 1)):
+        if [row["epoch"] for row in kept[member.name]] != list(range(passes, until + 1, passes)):
             raise UsageError(
                 f"{run.path / 'metrics.csv'}: {len(kept[member.name])} rows of {member.name}, the "
-                f"checkpoint to resume from needs {until}; --overwrite starts again"
+                f"checkpoint to resume from needs {until // passes}; --overwrite starts again"
             )
     return kept

@@ -17,7 +17,6 @@ from typing import Any
 from experiments._options import RunOptions
 from experiments._report import NUMBERS, Result
 from experiments._run import (
-    NOT_THE_MODEL,
     Interrupted,
     RunFolder,
     UsageError,
@@ -26,10 +25,8 @@ from experiments._run import (
     module_name,
 )
 from experiments._saved import parsed
-from experiments._sweep import Task, check_slices, finish
+from experiments._sweep import OF_A_SLICE, Task, check_slices, finish
 
-# What may differ between the slices of one sweep.
-OF_A_SLICE = (NOT_THE_MODEL - {"epochs"}) | {"shard", "chunk", "execution"}
 POLL_SECONDS = 1.0
 # Of submitit's constructor; its other settings are given afterwards.
 AT_FIRST = ("slurm_max_num_timeout",)
@@ -43,8 +40,14 @@ def merge(config: RunOptions) -> None:
         SystemExit: with 1, when all is written, if a slice is missing or a member diverged.
     """
     assert config.merge is not None
-    alone = dataclasses.replace(config, merge=None) == type(config)()
-    check(alone, "--merge", config.merge, "is given alone; the slices know their settings")
+    usual = type(config)()
+    given = [
+        flag_of(field.name)
+        for field in dataclasses.fields(config)
+        if field.name != "merge" and getattr(config, field.name) != getattr(usual, field.name)
+    ]
+    allowed = f"without {' '.join(given)}; the slices know their settings"
+    check(not given, "--merge", config.merge, allowed)
     join_slices(config.merge)
 
 
@@ -70,7 +73,8 @@ def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
     folder.write_json("config.json", config)
     folder.write_rows("metrics.csv", [row for result in results for row in result.rows])
     about = {**said, "missing_slices": missing}
-    finish(folder, results, title=about.pop("title"), table=about.pop("table"), about=about)
+    words = {key: about.pop(key) for key in ("title", "table")}
+    finish(folder, results, **words, about=about, missing=missing)
     folder.write_provenance({"slices": sorted(str(run.path.name) for run in done.values())})
     print(f"{len(done)} of {slices} slices, {len(results)} models: in {path}")
     if missing:
@@ -87,7 +91,9 @@ def _slices_in(path: Path) -> dict[Path, tuple[int, int]]:
         if match is not None:
             found[folder] = (int(match[1]), int(match[2]))
     if not found:
-        raise UsageError(f"--merge {path}: there are no slices in it (shards/1-of-16, ...)")
+        if not path.is_dir():
+            raise UsageError(f"--merge {path}: there is no such folder")
+        raise UsageError(f"--merge {path}: there are no slices in it (no shards/ of --shard)")
     if (path / "checkpoints").exists():
         raise UsageError(f"--merge {path}: a run that was not cut into slices is in it")
     counts = sorted({slices for _, slices in found.values()})
@@ -123,10 +129,12 @@ def _results(run: RunFolder) -> list[Result]:
         for member in run.read_json("summary.json")["members"]:
             numbers = {name: member.pop(name) for name in (*NUMBERS, "kl_per_dim")}
             name, problem = member.pop("name"), member.pop("problem")
+            also = member.pop("also")
             own = [row for row in rows if row["member"] == name]
-            if [row["epoch"] for row in own] != list(range(1, member.pop("epochs") + 1)):
+            epochs, first = member.pop("epochs"), own[0]["epoch"] if own else 1
+            if [row["epoch"] for row in own] != list(range(first, epochs + 1, first)):
                 raise ValueError(f"metrics.csv has {len(own)} rows of {name}")
-            results.append(Result(name, member, own, numbers, problem))
+            results.append(Result(name, member, own, numbers, problem, also))
         return results
     except (LookupError, TypeError, ValueError) as error:
         raise UsageError(f"{run.path}: damaged ({error})") from None

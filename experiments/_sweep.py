@@ -1,23 +1,34 @@
 """From an experiment's models to a finished run: every experiment goes through here."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from experiments._grid import Member
 from experiments._options import RunOptions, slice_of
 from experiments._report import Result, draw, markdown, result_of, show, summary
-from experiments._run import RefusedError, RunFolder, UsageError, as_json, check
+from experiments._run import (
+    NOT_THE_MODEL,
+    RefusedError,
+    RunFolder,
+    UsageError,
+    as_json,
+    as_words,
+    check,
+    flag_of,
+)
 from experiments._saved import saved_rows
 from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
 from vae_jax import sharding
-from vae_jax.sweep import Evaluate, Execution, make_sweep
+from vae_jax.sweep import Data, Evaluate, Execution, make_sweep
 from vae_jax.train import Trainer
 from vae_jax.types import Params
+
+# What may differ between the slices of one sweep.
+OF_A_SLICE = (NOT_THE_MODEL - {"epochs"}) | {"shard", "chunk", "execution"}
 
 
 class Task(NamedTuple):
@@ -32,12 +43,16 @@ class Task(NamedTuple):
         members: the grid.
         trainer: of one model.
         evaluate: one model.
-        data: the stored training examples.
-        test: the stored test examples.
+        data: the stored training examples, of which each member may have a part.
+        test: the stored test examples, likewise.
         batch_size: examples in a minibatch.
-        picture: `params -> pictures` to keep of some epochs.
-        draw: `(trained, folder, title)` draws one member's figures.
         source: of the data, for the provenance.
+        picture: `params -> pictures` to keep of some epochs, for experiments with images.
+        draw: `(trained, folder)` draws one member's figures, for experiments that have some.
+        measure: `(trained, run)` writes and draws what an experiment alone can tell of all
+            its members together, and returns each one's further numbers, by name.
+        passes: epochs between two rows of `metrics.csv`.
+        execution: `--execution auto` on a CPU.
     """
 
     experiment: str
@@ -48,12 +63,15 @@ class Task(NamedTuple):
     members: list[Member]
     trainer: Trainer
     evaluate: Evaluate
-    data: np.ndarray
-    test: np.ndarray
+    data: Data
+    test: Data
     batch_size: int
-    picture: Callable[[Params], Any]
-    draw: Callable[[Trained, Path], None]
     source: dict[str, Any]
+    picture: Callable[[Params], Any] | None = None
+    draw: Callable[[Trained, Path], None] | None = None
+    measure: Callable[[list[Trained], RunFolder], list[dict[str, float]]] | None = None
+    passes: int = 1
+    execution: Execution = "map"
 
 
 def run_sweep(config: RunOptions, task: Task) -> None:
@@ -74,7 +92,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         folder = _folder(config, task)
         resume = config.resume or (config.requeue and (folder.path / "config.json").is_file())
         folder.check_free(overwrite=config.overwrite, resume=resume)
-        config = _resolved(config, folder if resume else None)
+        config = _resolved(config, task, folder if resume else None)
         if resume:
             folder.check_same_model(config)
     except UsageError as error:
@@ -91,12 +109,15 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     mesh = sharding.member_mesh()
     execution: Execution = "vmap" if config.execution == "vmap" else "map"
     loop = Loop(
-        sweep=make_sweep(task.trainer, task.evaluate, execution=execution, mesh=mesh),
+        sweep=make_sweep(
+            task.trainer, task.evaluate, execution=execution, mesh=mesh, passes=task.passes
+        ),
         mesh=mesh,
         data=task.data,
         test=task.test,
         picture=task.picture,
         epochs=config.epochs,
+        passes=task.passes,
         batch_size=task.batch_size,
         checkpoint_every=config.checkpoint_every,
         chunk=config.chunk,
@@ -105,7 +126,9 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     chunks = chunks_of(plan, members, folder.checkpoints)
     saved = None
     if resume:
-        saved = saved_rows(folder, [(c.members, c.folder) for c in chunks], config.epochs)
+        saved = saved_rows(
+            folder, [(c.members, c.folder) for c in chunks], config.epochs, task.passes
+        )
     config = dataclasses.replace(config, chunk=plan.sizes[0])
     folder.create(config, overwrite=config.overwrite)
     sharding.any_of(False)  # the folder is there for all
@@ -116,31 +139,40 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     first = {member.name for member in task.members if member.seed == task.members[0].seed}
     everyone = {member.name for member in task.members}
     drawn = {"first_seed": first, "all": everyone, "none": set()}[config.figures]
+    drawn = drawn if task.measure is None else everyone
     trained = train(loop, chunks, folder, drawn=drawn, saved=saved)
-    results = [result_of(member) for member in trained]
+    results = []
     if sharding.is_first():
+        also = [{}] * len(trained) if task.measure is None else task.measure(trained, folder)
+        results = [result_of(*pair) for pair in zip(trained, also, strict=True)]
         for member in trained:
-            if member.params is not None and member.rows:
+            if task.draw is not None and member.params is not None and member.rows:
                 task.draw(member, folder.figures / member.member.name)
         finish(folder, results, title=task.title, table=task.table, about=task.about)
         folder.write_provenance(task.source)
         print(f"{', '.join(_left(folder))}: in {folder.path}")
     sharding.any_of(False)  # nobody leaves while the first one draws
     # A scheduler that asks for what is left of a run has nothing to run again.
-    if any(result.problem for result in results) and not config.requeue:
+    if any(member.problem for member in trained) and not config.requeue:
         raise SystemExit(1)
 
 
 def finish(
-    folder: RunFolder, results: list[Result], *, title: str, table: str, about: dict[str, Any]
+    folder: RunFolder,
+    results: list[Result],
+    *,
+    title: str,
+    table: str,
+    about: dict[str, Any],
+    missing: Sequence[str] = (),
 ) -> None:
     """Write the summary, the table and the figures of a whole sweep, and print the table."""
     said = {"title": title, "table": table, **about}
-    folder.write_text("table.md", markdown(table, results))
+    folder.write_text("table.md", markdown(table, results, missing))
     folder.write_json("summary.json", {**said, **summary(results)})
     if len(results) > 1:
-        draw(results, folder.path, title=title)
-    show(table, results)
+        draw(results, folder.path, title=title, example=about.get("example", "image"))
+    show(table, results, missing)
 
 
 def _slice(config: RunOptions, members: list[Member]) -> list[Member]:
@@ -157,7 +189,7 @@ def _folder(config: RunOptions, task: Task) -> RunFolder:
     run = RunFolder.at(config.output_dir, task.experiment, task.name)
     path = run.path
     if config.shard is not None:
-        check_slices(run, slice_of(config.shard)[1])
+        check_slices(run, slice_of(config.shard)[1], config)
         path = path / "shards" / config.shard.replace("/", "-of-")
     else:
         with run.usable():
@@ -169,8 +201,10 @@ def _folder(config: RunOptions, task: Task) -> RunFolder:
     return RunFolder(path, writes=sharding.is_first())
 
 
-def check_slices(run: RunFolder, slices: int) -> None:
+def check_slices(run: RunFolder, slices: int, config: RunOptions | None = None) -> None:
     """Refuse to cut a run into slices that was not, or into others than those that it has.
+
+    A slice of another sweep is refused before it is trained, not when the slices are joined.
 
     Raises:
         UsageError: saying which.
@@ -183,9 +217,18 @@ def check_slices(run: RunFolder, slices: int) -> None:
             if folder.name.rpartition("-of-")[2] != str(slices):
                 found = f"its slice {folder.name} is not one of {slices}"
                 raise UsageError(f"{run.path}: {found}; {hint}")
+            own = config is None or folder.name == (config.shard or "").replace("/", "-of-")
+            if not own and (folder / "config.json").is_file():
+                there, now = RunFolder(folder).read_json("config.json"), as_json(config)
+                for key in sorted((there.keys() | now.keys()) - OF_A_SLICE):
+                    if there.get(key) != now.get(key):
+                        raise UsageError(
+                            f"{flag_of(key)} {as_words(now.get(key))}: slice {folder.name} in "
+                            f"{run.path} is of a sweep with {as_words(there.get(key))}; {hint}"
+                        )
 
 
-def _resolved(config: RunOptions, saved: RunFolder | None) -> RunOptions:
+def _resolved(config: RunOptions, task: Task, saved: RunFolder | None) -> RunOptions:
     """The configuration with its execution, and on resuming with the chunks of before.
 
     A resumed run goes on as it was started, so that it ends in the same bits.
@@ -193,7 +236,7 @@ def _resolved(config: RunOptions, saved: RunFolder | None) -> RunOptions:
     before = {} if saved is None else saved.read_json("config.json")
     execution = config.execution
     if execution == "auto":
-        default = "map" if jax.default_backend() == "cpu" else "vmap"
+        default = task.execution if jax.default_backend() == "cpu" else "vmap"
         execution = before.get("execution", default)
         check(execution in ("map", "vmap"), "--execution", execution, "map or vmap is needed")
     chunk = before.get("chunk") if config.chunk is None else config.chunk

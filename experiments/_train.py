@@ -25,12 +25,14 @@ from vae_jax.checkpoint import Checkpoints
 from vae_jax.evaluation import ElboEstimate
 from vae_jax.sweep import (
     CAUSES,
+    Data,
     Members,
     Plan,
     Report,
     Status,
     Sweep,
     make_members,
+    num_examples,
     place_members,
     plan_chunks,
 )
@@ -64,10 +66,11 @@ class Loop(NamedTuple):
     Attributes:
         sweep: the functions that train a population.
         mesh: the devices that members are spread over, or None for one.
-        data: the stored training examples.
-        test: the stored test examples.
+        data: the stored training examples, of which each member may have a part.
+        test: the stored test examples, likewise.
         picture: pictures to keep of some epochs, means in [0, 1].
         epochs: how many.
+        passes: epochs in a call of the program, each with one evaluation and one row.
         batch_size: examples in a minibatch.
         checkpoint_every: epochs between checkpoints.
         chunk: members in the program at once; None is what the memory takes.
@@ -75,10 +78,11 @@ class Loop(NamedTuple):
 
     sweep: Sweep
     mesh: sharding.Mesh | None
-    data: np.ndarray
-    test: np.ndarray
-    picture: Callable[[Params], Any]
+    data: Data
+    test: Data
+    picture: Callable[[Params], Any] | None
     epochs: int
+    passes: int
     batch_size: int
     checkpoint_every: int
     chunk: int | None
@@ -86,7 +90,7 @@ class Loop(NamedTuple):
     @property
     def steps_per_epoch(self) -> int:
         """Minibatches in an epoch."""
-        return len(self.data) // self.batch_size
+        return num_examples(self.data) // self.batch_size
 
 
 class Chunk(NamedTuple):
@@ -109,6 +113,7 @@ class Chunk(NamedTuple):
         return make_members(
             [member.hyper for member in self.members],
             [member.seed for member in self.members],
+            splits=[member.split for member in self.members],
             size=self.size,
             num_seeds=self.num_seeds,
         )
@@ -193,9 +198,8 @@ def train(
         seconds = time.perf_counter() - began
         print(f"compiled in {seconds:.1f} s: {_bytes_used(epoch) / 1e6:,.0f} MB", flush=True)
         data, test = (sharding.place(array, loop.mesh) for array in (loop.data, loop.test))
-        done = sum(map(len, rows.values()))
         each = _bytes_of_state(loop, chunks[0])
-        with TrainingProgress(len(members), loop.epochs, done, each) as progress:
+        with TrainingProgress(len(members), loop.epochs, loop.passes, each) as progress:
             session = _Session(loop, epoch, data, test, run, rows, drawn, stop, progress)
             for chunk in chunks:
                 results += _train_chunk(session, chunk, resume=saved is not None)
@@ -231,10 +235,12 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
         none_failed: Any = np.zeros((3, chunk.size))
         status = Status(*none_failed)
         if resume:
-            _, status = jax.device_get(loop.sweep.evaluate(population, session.test))
-            rows.update(trimmed(rows, chunk.members, status, start, loop.steps_per_epoch, run))
+            _, status = jax.device_get(loop.sweep.evaluate(population, members, session.test))
+            good = _good_epochs(loop, status, start)
+            rows.update(trimmed(rows, chunk.members, good, loop.passes, run))
+            session.progress.resume(good[: len(chunk.members)], start)
             run.write_rows("metrics.csv", [row for own in rows.values() for row in own])
-        for epoch in range(start + 1, loop.epochs + 1):
+        for epoch in range(start + loop.passes, loop.epochs + 1, loop.passes):
             training = _training(chunk, status)
             if not training:
                 break
@@ -245,12 +251,13 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
 
             status = report.status
             left = _training(chunk, status)
-            rate = len(training) * loop.steps_per_epoch * loop.batch_size / seconds
+            seen = loop.passes * loop.steps_per_epoch * loop.batch_size
+            rate = len(training) * seen / seconds
             new = [_row(chunk.members[i], epoch, report, i, rate) for i in left]
             for row in new:
                 rows[row["member"]].append(row)
             run.append_rows("metrics.csv", new)
-            if epoch in snapshot_epochs(loop.epochs):
+            if loop.picture is not None and epoch in snapshot_epochs(loop.epochs):
                 for member in shown:
                     if chunk.members.index(member) in left:
                         params = _params(session, chunk, population, member)
@@ -258,28 +265,27 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
             session.progress.epoch(str(chunk), epoch, new, len(training) - len(left))
             for i in training:
                 if i not in left:
-                    said = problem_of(status, i, loop.steps_per_epoch)
+                    said = problem_of(status, i, loop)
                     session.progress.say(f"{chunk.members[i].name}: {said}")
             stopping = sharding.any_of(session.stop.requested)
             ends = not left or epoch == loop.epochs
-            if stopping or ends or epoch % loop.checkpoint_every == 0:
+            due = epoch % loop.checkpoint_every < loop.passes
+            if stopping or ends or due:
                 snapshots.save()
                 checkpoints.save(epoch, population)
             if stopping:
                 checkpoints.wait()
+                done = f"stopped after epoch {epoch} of {loop.epochs} of {chunk}, which is saved"
                 left_to_do = "go on" if epoch < loop.epochs else "finish"
-                raise Interrupted(
-                    f"stopped after epoch {epoch} of {loop.epochs} of {chunk}; to {left_to_do}:\n"
-                    f"  {_resume_command()}"
-                )
-        final, status = jax.device_get(loop.sweep.evaluate(population, session.test))
+                raise Interrupted(f"{done}; to {left_to_do}:\n  {_resume_command()}")
+        final, status = jax.device_get(loop.sweep.evaluate(population, members, session.test))
         params = {m.name: _params(session, chunk, population, m) for m in shown}
     return [
         Trained(
             member=member,
             rows=rows[member.name],
             final=ElboEstimate(*(leaf[i] for leaf in final)),
-            problem=problem_of(status, i, loop.steps_per_epoch),
+            problem=problem_of(status, i, loop),
             params=params.get(member.name),
             snapshots=snapshots.of(member.name),
         )
@@ -291,7 +297,9 @@ def _compiled(loop: Loop, chunk: Chunk) -> Any:
     """The epoch of a chunk, compiled ahead, to be timed and measured apart."""
     members = place_members(chunk.population(), loop.mesh)
     population = sharding.shapes_of(jax.eval_shape(loop.sweep.init, members), loop.mesh, split=True)
-    data, test = (sharding.shapes_of(a, loop.mesh, split=False) for a in (loop.data, loop.test))
+    data, test = (
+        sharding.shapes_of(array, loop.mesh, split=False) for array in (loop.data, loop.test)
+    )
     return loop.sweep.epoch.lower(population, members, data, test).compile()
 
 
@@ -324,15 +332,26 @@ def _params(session: _Session, chunk: Chunk, population: Any, member: Member) ->
     return jax.tree.map(np.asarray, picked)
 
 
-def problem_of(status: Status, i: int, steps_per_epoch: int) -> str | None:
+def _good_epochs(loop: Loop, status: Status, done: int) -> list[int]:
+    """Up to which epoch each member is good, of those that are done."""
+    epochs = (np.asarray(status.step) - 1) // loop.steps_per_epoch // loop.passes * loop.passes
+    return np.where(np.asarray(status.cause) == 0, done, epochs).tolist()
+
+
+def problem_of(status: Status, i: int, loop: Loop) -> str | None:
     """Why a member was stopped, in words; None if it was not."""
     if status.cause[i] == 0:
         return None
-    epoch, step = divmod(int(status.step[i]) - 1, steps_per_epoch)
+    epoch, step = divmod(int(status.step[i]) - 1, loop.steps_per_epoch)
+    what = CAUSES[status.cause[i]]
+    seen = {
+        "gradient": "at step {}: its gradient, or the square of it, was",
+        "parameters": "by step {}: its parameters or the optimiser's moments were",
+    }.get(what, f"at step {{}}: its {what} was")
+    step_of = f"{step + 1} of {loop.steps_per_epoch}"
     return (
-        f"diverged in epoch {epoch + 1} at step {step + 1} of {steps_per_epoch}: "
-        f"its {CAUSES[status.cause[i]]} was not finite, largest log-variance "
-        f"{status.max_log_var[i]:.3g}; kept as after epoch {epoch}"
+        f"diverged in epoch {epoch + 1} {seen.format(step_of)} not finite, largest log-variance "
+        f"{status.max_log_var[i]:.3g}; kept as after epoch {_good_epochs(loop, status, 0)[i]}"
     )
 
 
@@ -363,7 +382,7 @@ def _row(member: Member, epoch: int, report: Report, i: int, rate: float) -> Row
         "test_kl": float(test.kl),
         "active_dims": int(test.active_dims),
         "collapsed_dims": len(test.kl_per_dim) - int(test.active_dims),
-        "images_per_second": round(rate, 1),
+        "examples_per_second": round(rate, 1),
     }
 
 

@@ -23,8 +23,10 @@ import tyro
 
 from experiments import _benchmark_gpu as sweep_gpu
 from experiments import _benchmark_sweep as sweep_cpu
+from experiments import _benchmark_tabular as tabular
 from experiments._benchmark_job import Job, begin, check_counts, data_arguments, isolated, subject
 from experiments._benchmark_sweep import Sweep
+from experiments._benchmark_tabular import Tabular
 from experiments._peers import OURS, PEERS, Images, Problem, import_torch, neg_elbo_of
 from experiments._run import UsageError, check, main
 from experiments._timing import (
@@ -86,7 +88,9 @@ class Config:
     """Measure the speed of the library; each job has its own --help."""
 
     job: Annotated[
-        Single | Startup | Sweep, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes
+        Single | Startup | Sweep | Tabular,
+        tyro.conf.OmitSubcommandPrefixes,
+        tyro.conf.OmitArgPrefixes,
     ]
     """What to measure."""
 
@@ -98,6 +102,8 @@ def run(config: Config) -> None:
         run_single(job)
     elif isinstance(job, Startup):
         run_startup(job)
+    elif isinstance(job, Tabular):
+        tabular.run(job)
     elif job.device == "cpu":
         sweep_cpu.run(job)
     else:

@@ -66,3 +66,12 @@ def maximum_likelihood(xs: np.ndarray, latent_dim: int) -> LinearGaussian:
     noise = values[latent_dim:].mean()
     weights = vectors[:, :latent_dim] * np.sqrt(values[:latent_dim] - noise)
     return LinearGaussian(weights, offset, float(np.sqrt(noise)))
+
+
+def conditional_mean(model: LinearGaussian, x: np.ndarray) -> np.ndarray:
+    """E[x' | the values of x that are not NaN], the mean of a new x' = W z + b."""
+    seen = ~np.isnan(x)
+    weights = model.weights[seen]
+    precision = weights.T @ weights / model.scale**2 + np.eye(model.weights.shape[1])
+    z = np.linalg.solve(precision, weights.T @ (x[seen] - model.offset[seen])) / model.scale**2
+    return model.weights @ z + model.offset

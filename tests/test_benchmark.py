@@ -27,6 +27,7 @@ from experiments import (
 )
 from experiments._benchmark_job import environment
 from experiments._benchmark_sweep import Sweep
+from experiments._benchmark_tabular import Tabular
 from experiments._run import UsageError
 from experiments.benchmark import Config, Single, Startup
 from vae_jax.data import load_images
@@ -570,3 +571,19 @@ def test_torch_compiles_the_loss_whole(torch):
         whole(model, x, eps), _peers.torch_elbo_terms(model, x, eps), strict=True
     ):
         assert float(compiled.detach()) == pytest.approx(float(plain.detach()))
+
+
+def test_tabular_measures_and_writes_for_real(tmp_path, torch):
+    config = Tabular(turns=1, seeds=1, epochs=10, rows=3_000, output_dir=tmp_path)
+    benchmark.run(Config(config))
+    result, markdown = texts_of(tmp_path / "benchmark", "tabular")
+    assert result["models"] == 25
+    assert_sums_up(result["sweep"], 1)
+    assert result["large"]["rows_per_second"] > 0
+    assert result["large"]["table_bytes"] == 3_000 * 30 * 8
+    assert set(result["test_neg_elbo"]) == {"vae_jax", "torch"}
+    # After ten epochs both are on their way from some 18.5 nats, the entropy of the columns.
+    for value in result["test_neg_elbo"].values():
+        assert 14 < value < 22
+    assert "times PyTorch, within a turn" in markdown
+    assert_tells_no_place(result, markdown, tmp_path)

@@ -145,7 +145,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        assert float(row.pop("images_per_second")) > 0
+        assert float(row.pop("examples_per_second")) > 0
     return rows
 
 
@@ -614,7 +614,9 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         watchdog.cancel()
     assert process.returncode == 130, err
     run = tmp_path / "results" / "mnist" / "stopped"
-    [stopped] = re.findall(r"stopped after epoch (\d+) of 60 of beta1-seed0; to go on:", err)
+    [stopped] = re.findall(
+        r"stopped after epoch (\d+) of 60 of beta1-seed0, which is saved; to go on:", err
+    )
     states = run / "checkpoints" / "1-1" / "states"
     assert [path.name for path in states.iterdir()] == [stopped]
     assert int(stopped) < 60

@@ -439,7 +439,7 @@ def test_kl_against_of_many_dimensions_is_a_map():
     (counts,) = means_of(lower)
     np.testing.assert_allclose(counts[[0, 5], 1], np.sum(kl > 0.01, axis=-1)[[0, 5]].mean(1))
     assert np.isnan(counts[2, 1])
-    assert bar.get_ylabel() == "KL (nats per image)"
+    assert bar.get_ylabel() == "KL (nats)"
     drawn(figure)
     a, b = upper.get_position(), lower.get_position()
     assert (a.x0, a.x1) == pytest.approx((b.x0, b.x1))

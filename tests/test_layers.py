@@ -14,7 +14,7 @@ FLOORS = [
     {"types", "data", "figures"},
     {"gaussian", "likelihoods", "networks", "preprocess"},
     {"model", "objectives"},
-    {"train", "evaluation", "compression"},
+    {"train", "evaluation", "compression", "tabular"},
     {"sharding"},
     {"checkpoint"},
     {"sweep", "estimator"},

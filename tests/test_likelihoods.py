@@ -1,5 +1,6 @@
 """Every likelihood is a row of one table that all the tests below run over."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,15 +13,35 @@ from jaxtyping import TypeCheckError
 from scipy import integrate, stats
 
 from vae_jax import likelihoods
-from vae_jax.likelihoods import LIKELIHOODS, Likelihood
+from vae_jax.likelihoods import COLUMN_LIKELIHOODS, LIKELIHOODS, Likelihood
 
 
 class Row(NamedTuple):
     likelihood: Likelihood
-    thetas: list[list[float]]  # parameters of one dimension of x
-    xs: list[float]  # points of the support
+    thetas: list[list[float]]  # parameters of one x: those of its first dimension, ...
+    xs: list  # points of the support: numbers, or vectors of the width
     support: str  # "discrete" with all of xs, or the interval of a density
     extreme: list[float]  # what a decoder may return before it has learned
+    width: int = 1  # dimensions of x that have one probability only together
+
+    def theta(self, values) -> jax.Array:
+        return jnp.array(values, float).reshape(self.width, self.likelihood.theta_dim)
+
+    def x(self, value) -> jax.Array:
+        return jnp.array(value, float).reshape(self.width)
+
+    @property
+    def samples(self) -> np.ndarray:
+        """[thetas, draws, width]"""
+        return _samples(self.likelihood, tuple(map(tuple, self.thetas)), self.width)
+
+
+@functools.cache
+def _samples(likelihood: Likelihood, thetas: tuple, width: int) -> np.ndarray:
+    n = 20_000
+    keys = jax.random.split(jax.random.key(0), (len(thetas), n))
+    draw = jax.jit(jax.vmap(jax.vmap(likelihood.sample, (0, None))))
+    return np.asarray(draw(keys, jnp.array(thetas).reshape(len(thetas), width, -1)))
 
 
 ROWS = {
@@ -51,11 +72,35 @@ ROWS = {
         "discrete",
         [200.0, -200.0],
     ),
+    "student_t": Row(
+        likelihoods.student_t(4.0, 0.05),
+        [[0.0, 0.0], [0.7, -3.0], [-2.0, 2.0]],
+        [-1.0, 0.2, 3.0],
+        "real",
+        [200.0, -200.0],
+    ),
+    # Of the probability of these parameters less than 1e-9 lies beyond 600.
+    "negative_binomial": Row(
+        likelihoods.negative_binomial(),
+        [[0.5, 0.3], [2.0, -1.0], [-3.0, 2.0], [4.0, 4.9]],
+        np.arange(601.0).tolist(),
+        "discrete",
+        [200.0, -200.0],
+    ),
+    "categorical": Row(
+        likelihoods.categorical(),
+        [[0.0, 0.0, 0.0, 0.0], [1.0, -2.0, 0.5, 3.0], [9.0, -9.0, 0.0, 8.0]],
+        np.eye(4).tolist(),
+        "discrete",
+        [200.0, -200.0],
+        width=4,
+    ),
 }
 
 
 def test_the_table_is_complete():
-    assert ROWS.keys() == LIKELIHOODS.keys()
+    builders = (*LIKELIHOODS.values(), *COLUMN_LIKELIHOODS.values())
+    assert ROWS.keys() == {build.__name__ for build in builders}
 
 
 @pytest.fixture(params=ROWS)
@@ -63,10 +108,15 @@ def row(request) -> Row:
     return ROWS[request.param]
 
 
+@pytest.fixture(params=[name for name, row in ROWS.items() if row.width == 1])
+def row_of_single_dimensions(request) -> Row:
+    return ROWS[request.param]
+
+
 def density(row: Row, theta: list[float]) -> Callable[[float], float]:
-    """p(x | theta) of one dimension."""
+    """p(x | theta) of one x."""
     log_prob = jax.jit(row.likelihood.log_prob)
-    return lambda x: float(jnp.exp(log_prob(jnp.array([theta]), jnp.array([x]))))
+    return lambda x: float(jnp.exp(log_prob(row.theta(theta), row.x(x))))
 
 
 def test_probabilities_sum_or_integrate_to_one(row):
@@ -82,23 +132,21 @@ def test_probabilities_sum_or_integrate_to_one(row):
             assert total == pytest.approx(1, abs=1e-7), theta
 
 
-def test_samples_have_the_mean(row, key):
-    n = 20_000
-    for theta in row.thetas:
-        thetas = jnp.broadcast_to(jnp.array(theta), (n, len(theta)))
-        draws = row.likelihood.sample(key, thetas)
-        assert draws.shape == (n,)
-        mean = row.likelihood.mean(jnp.array([theta]))
-        assert mean.shape == (1,)
+def test_samples_have_the_mean(row):
+    for theta, draws in zip(row.thetas, row.samples, strict=True):
+        mean = np.asarray(row.likelihood.mean(row.theta(theta)))
+        assert mean.shape == draws[0].shape == (row.width,)
         # Four standard errors; the last term is for a sample that is almost surely constant.
-        assert abs(draws.mean() - mean[0]) < 4 * draws.std() / np.sqrt(n) + 4 / n, theta
+        tolerance = 4 * draws.std(axis=0) / np.sqrt(len(draws)) + 4 / len(draws)
+        assert np.all(abs(draws.mean(axis=0) - mean) < tolerance), theta
 
 
-def test_samples_lie_in_the_support(row, key):
-    thetas = jnp.broadcast_to(jnp.array(row.thetas[-1]), (1000, len(row.thetas[-1])))
-    draws = np.asarray(row.likelihood.sample(key, thetas))
+def test_samples_lie_in_the_support(row):
+    draws = row.samples[:, :1000].reshape(-1, row.width)
     if row.support == "discrete":
-        assert np.all(np.min(abs(draws[:, None] - np.array(row.xs)), axis=1) < 1e-6)
+        points = np.array(row.xs).reshape(-1, row.width)
+        apart = abs(draws[:, None] - points).max(axis=-1)
+        assert np.all(apart.min(axis=1) < 1e-6)
     elif row.support == "unit":
         assert draws.min() >= 0
         assert draws.max() <= 1
@@ -107,38 +155,39 @@ def test_samples_lie_in_the_support(row, key):
 def test_gradients_match_finite_differences_in_float64(row):
     with jax.enable_x64(True):
         some_xs = row.xs[:: max(1, len(row.xs) // 3)]
-        pairs = itertools.product(row.thetas, some_xs)
-        thetas, xs = (jnp.array(column) for column in zip(*pairs, strict=True))
-
-        def one(theta, x):
-            return row.likelihood.log_prob(theta[None], x[None])
-
-        log_prob, grads = jax.jit(jax.vmap(one)), jax.vmap(jax.grad(one))(thetas, xs)
+        pairs = list(itertools.product(row.thetas, some_xs))
+        thetas = jnp.stack([row.theta(theta) for theta, _ in pairs])
+        xs = jnp.stack([row.x(x) for _, x in pairs])
+        log_prob = jax.jit(jax.vmap(row.likelihood.log_prob))
+        grads = jax.jit(jax.vmap(jax.grad(row.likelihood.log_prob)))(thetas, xs)
         step = 1e-5
-        for parameter in range(row.likelihood.theta_dim):
-            shift = jnp.zeros_like(thetas).at[:, parameter].set(step)
+        for entry in np.ndindex(thetas.shape[1:]):
+            shift = jnp.zeros_like(thetas).at[:, *entry].set(step)
             slope = (log_prob(thetas + shift, xs) - log_prob(thetas - shift, xs)) / (2 * step)
             # Central differences: an error of step^2, and the rounding of log_prob over step.
-            np.testing.assert_allclose(grads[:, parameter], slope, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(grads[:, *entry], slope, rtol=1e-6, atol=1e-7)
 
 
 def test_extreme_outputs_stay_finite_with_their_gradient(row):
+    value_and_grad = jax.jit(jax.value_and_grad(row.likelihood.log_prob))
     for value in row.extreme:
+        # In turn up and down, because equal logits are not extreme for a softmax.
+        theta = jnp.full((row.width, row.likelihood.theta_dim), value).at[1::2].multiply(-1)
         for x in (row.xs[0], row.xs[-1]):
-            theta = jnp.full((1, row.likelihood.theta_dim), value)
-            log_prob, grad = jax.value_and_grad(row.likelihood.log_prob)(theta, jnp.array([x]))
+            log_prob, grad = value_and_grad(theta, row.x(x))
             assert jnp.isfinite(log_prob), (value, x)
             assert jnp.all(jnp.isfinite(grad)), (value, x)
             assert jnp.all(jnp.isfinite(row.likelihood.mean(theta))), value
 
 
-def test_an_image_is_the_sum_over_its_pixels(row, key):
-    thetas = jax.random.normal(key, (2, 3, 1, row.likelihood.theta_dim))
-    x = row.likelihood.sample(key, thetas)
+def test_an_image_is_the_sum_over_its_pixels(row_of_single_dimensions, key):
+    likelihood = row_of_single_dimensions.likelihood
+    thetas = jax.random.normal(key, (2, 3, 1, likelihood.theta_dim))
+    x = jax.jit(likelihood.sample)(key, thetas)
     assert x.shape == (2, 3, 1)
-    whole = row.likelihood.log_prob(thetas, x)
-    pixels = jax.vmap(row.likelihood.log_prob)(
-        thetas.reshape(6, 1, row.likelihood.theta_dim), x.reshape(6, 1)
+    whole = likelihood.log_prob(thetas, x)
+    pixels = jax.vmap(likelihood.log_prob)(
+        thetas.reshape(6, 1, likelihood.theta_dim), x.reshape(6, 1)
     )
     assert whole.shape == ()
     np.testing.assert_allclose(whole, pixels.sum(), rtol=1e-5)
@@ -160,6 +209,140 @@ def test_equal_to_a_second_library():
     )
     edges = stats.logistic.cdf((np.array([99.5, 100.5]) / 255 - 0.4) / np.exp(-3.0))
     assert ours == pytest.approx(np.log(np.diff(edges)[0]), rel=1e-5)
+
+
+def log_probs(row: Row, theta: list[float], xs: list) -> jax.Array:
+    log_prob = jax.vmap(row.likelihood.log_prob, (None, 0))
+    return log_prob(row.theta(theta), jnp.stack([row.x(x) for x in xs]))
+
+
+def test_the_likelihoods_of_columns_are_equal_to_a_second_library():
+    # In float64, so that a wrong constant cannot hide behind the rounding.
+    with jax.enable_x64(True):
+        row = ROWS["student_t"]
+        for location, raw in row.thetas:
+            scale = 0.05 + np.log1p(np.exp(raw))
+            theirs = stats.t.logpdf(row.xs, 4.0, location, scale)
+            ours = log_probs(row, [location, raw], row.xs)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+        row = ROWS["negative_binomial"]
+        for log_mean, log_size in row.thetas:
+            mean, size = np.exp([log_mean, log_size])
+            theirs = stats.nbinom.logpmf(row.xs, size, size / (size + mean))
+            ours = log_probs(row, [log_mean, log_size], row.xs)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+        row = ROWS["categorical"]
+        for logits in row.thetas:
+            p = np.exp(logits) / np.exp(logits).sum()
+            theirs = stats.multinomial.logpmf(np.array(row.xs, int), 1, p)
+            np.testing.assert_allclose(log_probs(row, logits, row.xs), theirs, rtol=1e-10)
+
+
+def test_counts_spread_as_the_negative_binomial_says():
+    row = ROWS["negative_binomial"]
+    for (log_mean, log_size), draws in zip(row.thetas, row.samples, strict=True):
+        mean, size = np.exp([log_mean, log_size])
+        squares = (draws - mean) ** 2
+        error = squares.std() / np.sqrt(len(draws))
+        assert abs(squares.mean() - (mean + mean**2 / size)) < 4 * error
+
+
+def test_many_degrees_of_freedom_are_the_gaussian():
+    # In float64: gammaln of half a million has an error of a half in float32.
+    with jax.enable_x64(True):
+        theta, x = jnp.array([[0.5, -1.0]]), jnp.array([0.9])
+        ours = likelihoods.student_t(1e6, 0.05).log_prob(theta, x)
+        gaussian = likelihoods.gaussian_learned_scale(0.05).log_prob(theta, x)
+    assert ours == pytest.approx(float(gaussian), abs=1e-5)
+
+
+@pytest.fixture
+def blocks() -> list[tuple[Likelihood, int]]:
+    return [
+        (likelihoods.gaussian_learned_scale(), 2),
+        (likelihoods.bernoulli(), 1),
+        (likelihoods.negative_binomial(), 3),
+        (likelihoods.categorical(), 4),
+        (likelihoods.categorical(), 2),
+    ]
+
+
+def test_the_parts_of_a_joint_likelihood_add_up(blocks, key):
+    both = likelihoods.joint(blocks)
+    assert both.theta_dim == 2
+    theta = jax.random.normal(key, (12, 2))
+    x, mean = jax.jit(both.sample)(key, theta), both.mean(theta)
+    per_dim = both.log_prob_per_dim(theta, x)
+    assert x.shape == mean.shape == per_dim.shape == (12,)
+    total, start = 0.0, 0
+    for part, width in blocks:
+        own = slice(start, start + width)
+        own_theta = theta[own, : part.theta_dim]
+        total += part.log_prob(own_theta, x[own])
+        np.testing.assert_array_equal(mean[own], part.mean(own_theta))
+        np.testing.assert_array_equal(per_dim[own], part.log_prob_per_dim(own_theta, x[own]))
+        start += width
+    np.testing.assert_allclose(both.log_prob(theta, x), total, rtol=1e-5)
+    assert x[6:10].sum() == x[10:].sum() == 1
+
+
+def test_the_parts_of_a_joint_likelihood_are_drawn_independently(key):
+    both = likelihoods.joint([(likelihoods.gaussian(1.0), 1)] * 2)
+    n = 10_000
+    draws = jax.vmap(both.sample, (0, None))(jax.random.split(key, n), jnp.zeros((2, 1)))
+    # Of independent columns the correlation has a standard error of 1 / sqrt(n).
+    assert abs(np.corrcoef(np.asarray(draws).T)[0, 1]) < 4 / np.sqrt(n)
+
+
+@pytest.mark.parametrize("widths", [[], [0], [2, 0]])
+def test_a_joint_likelihood_without_features_is_refused(widths):
+    with pytest.raises(ValueError, match="1 or more"):
+        likelihoods.joint([(likelihoods.bernoulli(), width) for width in widths])
+
+
+def test_what_is_missing_counts_nothing(blocks, key):
+    complete = likelihoods.joint(blocks)
+    observed = likelihoods.missing_at_nan(complete)
+    theta = jax.random.normal(key, (12, 2))
+    x = jax.jit(complete.sample)(key, theta)
+    # One of a kind, a whole categorical column, and one count.
+    missing = np.array([1, 2, 4, 6, 7, 8, 9])
+    holes = x.at[missing].set(jnp.nan)
+    log_prob, grad = jax.jit(jax.value_and_grad(observed.log_prob))(theta, holes)
+    per_dim = complete.log_prob_per_dim(theta, x)
+    kept = np.setdiff1d(np.arange(12), missing)
+    np.testing.assert_allclose(log_prob, per_dim[kept].sum(), rtol=1e-5)
+    assert jnp.all(observed.log_prob_per_dim(theta, holes)[missing] == 0)
+    assert jnp.all(grad[missing] == 0)
+    whole = jax.jit(jax.grad(complete.log_prob))(theta, x)
+    np.testing.assert_allclose(grad[kept], whole[kept], rtol=1e-5)
+
+
+def test_a_row_of_nothing_but_missing_values_has_no_nats(row):
+    observed = likelihoods.missing_at_nan(row.likelihood)
+    nothing = row.x([jnp.nan] * row.width)
+    value_and_grad = jax.jit(jax.value_and_grad(observed.log_prob))
+    for value in row.extreme:
+        theta = jnp.full((row.width, row.likelihood.theta_dim), value)
+        log_prob, grad = value_and_grad(theta, nothing)
+        assert log_prob == 0
+        assert jnp.all(grad == 0)
+
+
+def test_a_complete_row_is_as_it_was(row):
+    observed = likelihoods.missing_at_nan(row.likelihood)
+    pairs = itertools.product(row.thetas, (row.xs[0], row.xs[-1]))
+    thetas, xs = zip(*[(row.theta(theta), row.x(x)) for theta, x in pairs], strict=True)
+    same = [
+        jax.vmap(jax.value_and_grad(one.log_prob))(jnp.stack(thetas), jnp.stack(xs))
+        for one in (observed, row.likelihood)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *same)
+
+
+def test_a_category_that_is_no_category_has_no_nats():
+    theta = jnp.array([[0.3], [2.0]])
+    assert likelihoods.categorical().log_prob(theta, jnp.zeros(2)) == 0
 
 
 @pytest.mark.parametrize("logit", [0.4999, 0.5, 0.5001])
@@ -186,6 +369,10 @@ def test_the_saturated_bernoulli_keeps_its_gradient():
         (likelihoods.gaussian, float("nan")),
         (likelihoods.gaussian_learned_scale, -1.0),
         (likelihoods.discretized_logistic, 1),
+        (likelihoods.student_t, 1.0),
+        (likelihoods.student_t, float("inf")),
+        (likelihoods.student_t, float("nan")),
+        (lambda value: likelihoods.student_t(min_scale=value), 0.0),
     ],
 )
 def test_settings_without_a_meaning_are_refused(build, value):

@@ -8,6 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DOCTESTS = [
+    "estimator",
+    "estimator.vae",
+    "evaluation.anomaly",
+    "evaluation.elbo",
+    "gaussian",
+    "likelihoods.columns",
+    "likelihoods.pixels",
+    "model",
+    "tabular",
+    "train",
+]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 
 
@@ -17,7 +29,7 @@ def test_the_readmes_example_runs():
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("module", ["gaussian", "likelihoods", "model", "train", "evaluation.elbo"])
+@pytest.mark.parametrize("module", DOCTESTS)
 def test_the_examples_of_docstrings_run(module):
     result = doctest.testmod(importlib.import_module(f"vae_jax.{module}"))
     assert result.attempted >= 2

@@ -140,6 +140,7 @@ def test_missing_slices_are_named(left, cut, whole, tmp_path):
     joined = call(tmp_path, "--merge", str(CUT))
     assert (joined.code, joined.err) == (1, "missing: 2/3\n")
     assert "2 of 3 slices, 3 models" in joined.out
+    assert "\n- missing: 2/3\n" in (cut / "table.md").read_text("utf-8")
     summary = read_json(cut / "summary.json")
     assert summary["missing_slices"] == ["2/3"]
     kept = [name for name in MEMBERS if name != "beta0.5-seed1"]
@@ -214,6 +215,14 @@ def test_what_cannot_be_joined_is_refused(how, cut, tmp_path):
     assert tree(tmp_path) == before
 
 
+def test_a_slice_of_another_sweep_is_refused_before_it_is_trained(cut, tmp_path):
+    shutil.rmtree(cut / "shards" / "2-of-3")
+    before = tree(tmp_path)
+    line = refused(call(tmp_path, *GRID, "--name", "cut", "--shard", "2/3", "--latent-dim", "3"))
+    assert re.search(r"--latent-dim 3: slice 1-of-3 in .* is of a sweep with \d+", line), line
+    assert tree(tmp_path) == before
+
+
 def test_a_slice_of_a_run_that_was_not_cut_is_refused(whole, tmp_path):
     Path(shutil.copytree(whole.run, tmp_path / CUT))
     before = tree(tmp_path)
@@ -234,7 +243,7 @@ CONFLICTS = [
     (("--shard", "1"), "--shard 1: a slice such as 3/16 is needed"),
     (("--shard", "-1/3"), "--shard"),
     (("--shard", "1/5"), "--shard 1/5: the grid has 4 models; at most as many slices"),
-    (("--merge", "elsewhere"), "--merge elsewhere: is given alone"),
+    (("--merge", "elsewhere"), "--merge elsewhere: without"),
     (LAUNCH, "--launch local: --slices is needed with it"),
     ((*LAUNCH, "--slices", "0"), "--slices 0: a whole number of 1 or more"),
     ((*LAUNCH, "--slices", "5"), "--slices 5: the grid has 4 models"),

@@ -66,7 +66,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
     with (run_below(folder) / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        assert float(row.pop("images_per_second")) > 0
+        assert float(row.pop("examples_per_second")) > 0
     return rows
 
 

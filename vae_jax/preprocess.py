@@ -21,6 +21,11 @@ def intensities(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
     return pixels.astype(jnp.float32) / 255
 
 
+def as_stored(key: PRNGKey, row: Float[Array, "*x"]) -> Float[Array, "*x"]:
+    """What is stored is x already: the features of a table. The key is not used."""
+    return row
+
+
 def binarize_dynamic(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
     """Bits drawn anew at each call, one with probability pixel / 255.
 

@@ -32,12 +32,34 @@ class Members(NamedTuple):
         seed: which of the seeds it draws from.
         seeds: the seeds of the root keys.
         real: False for a member that only fills up a chunk; it is never trained.
+        split: which rows of `Subsets` are its own.
     """
 
     hyper: Hyper
     seed: Int[ArrayLike, " member"]
     seeds: Int[ArrayLike, " seed"]
     real: Bool[ArrayLike, " member"]
+    split: Int[ArrayLike, " member"]
+
+
+class Subsets(NamedTuple):
+    """Data of which each member sees a part: the folds of a cross-validation.
+
+    Attributes:
+        examples: all that are stored.
+        rows: the examples of each split; a member has those of its `Members.split`.
+    """
+
+    examples: Num[ArrayLike, "n *x"]
+    rows: Int[ArrayLike, "split part"]
+
+
+Data = Num[ArrayLike, "_ ..."] | Subsets
+
+
+def num_examples(data: Data) -> int:
+    """How many examples a member trains on."""
+    return np.shape(data.rows)[1] if isinstance(data, Subsets) else np.shape(data)[0]
 
 
 class Status(NamedTuple):
@@ -88,19 +110,25 @@ class Sweep(NamedTuple):
     Attributes:
         init: `members -> population`.
         epoch: `(population, members, data, test) -> (population, report)`: one epoch of
-            every member and its evaluation. The population's buffers are donated.
-        evaluate: `(population, test) -> (estimates, status)`, whole in every process.
+            every member and its evaluation, on all the data or on a member's part of
+            `Subsets`. The population's buffers are donated.
+        evaluate: `(population, members, test) -> (estimates, status)`, whole in every process.
         pick: `(population, i) -> params` of one member, whole on every device.
     """
 
     init: Callable[[Members], Population]
     epoch: Any
-    evaluate: Callable[[Population, Num[Array, "n *x"]], tuple[ElboEstimate, Status]]
+    evaluate: Callable[[Population, Members, Data], tuple[ElboEstimate, Status]]
     pick: Callable[[Population, Step], Params]
 
 
 def make_sweep(
-    trainer: Trainer, evaluate: Evaluate, *, execution: Execution, mesh: Mesh | None = None
+    trainer: Trainer,
+    evaluate: Evaluate,
+    *,
+    execution: Execution,
+    mesh: Mesh | None = None,
+    passes: int = 1,
 ) -> Sweep:
     """Build the functions that train many models of one kind together.
 
@@ -111,12 +139,14 @@ def make_sweep(
             `vmap` all at once, which fills an accelerator and rounds differently.
         mesh: devices to spread the members over (`sharding.member_mesh`); their number must
             then be a multiple of the devices.
+        passes: passes through the data in a call of `epoch`; several where a model is so
+            small that its evaluation and its report would take longer than its training.
 
     Returns:
         The compiled functions.
 
     Raises:
-        ValueError: if the execution is neither.
+        ValueError: if the execution is neither, or there are no passes.
 
     Example:
         >>> from vae_jax.evaluation import estimate_elbo
@@ -141,6 +171,8 @@ def make_sweep(
     """
     if execution not in ("map", "vmap"):
         raise ValueError(f"execution {execution!r}: 'map' or 'vmap' is needed")
+    if passes < 1:
+        raise ValueError(f"passes {passes}: at least 1 is needed")
     each, each_in_place = (
         (_one_by_one, _one_by_one_in_place) if execution == "map" else (_all_at_once,) * 2
     )
@@ -151,17 +183,20 @@ def make_sweep(
         return Population(state._replace(alive=real), Status(*map(jnp.array, _TRAINS)))
 
     def epoch_one(
-        member_and_its: tuple[Population, tuple[Hyper, Array]],
-        data: Num[Array, "n *x"],
+        member_and_its: tuple[Population, tuple[Hyper, Array, Array]],
+        data: Data,
         batches: Int[Array, "seed steps batch"],
-        test: Num[Array, "m *x"],
+        test: Data,
     ) -> tuple[Population, Report]:
-        member, (hyper, seed) = member_and_its
+        member, (hyper, seed, split) = member_and_its
+        examples, own_batches = data, batches[seed]
+        if isinstance(data, Subsets):
+            examples, own_batches = data.examples, jnp.asarray(data.rows)[split][own_batches]
 
         def train(member: Population) -> tuple[Population, Report]:
             before = member.train
-            after, metrics = trainer.epoch(before, hyper, data, batches[seed])
-            estimate = evaluate(after.params, test)
+            after, metrics = trainer.epoch(before, hyper, examples, own_batches)
+            estimate = evaluate(after.params, _part(test, split))
             # The last step may leave parameters that are finite and yet of no use.
             good = after.alive & jnp.isfinite(estimate.elbo)
             kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
@@ -176,15 +211,18 @@ def make_sweep(
         # between two results.
         return jax.lax.cond(member.train.alive, train, skip, member)
 
-    def evaluate_one(member: Population, test: Num[Array, "m *x"]) -> ElboEstimate:
+    def evaluate_one(member_and_split: tuple[Population, Array], test: Data) -> ElboEstimate:
+        member, split = member_and_split
+
         # Always, and yet in a branch as in an epoch: XLA then rounds alike, and the summary of
         # a run holds the numbers of its last epoch.
+        own = _part(test, split)
+
         def skip(params: Params) -> ElboEstimate:
-            return _zeros(jax.eval_shape(evaluate, params, test))
+            return _zeros(jax.eval_shape(evaluate, params, own))
 
         always = member.train.step >= 0
-        params = member.train.params
-        return jax.lax.cond(always, lambda params: evaluate(params, test), skip, params)
+        return jax.lax.cond(always, lambda params: evaluate(params, own), skip, member.train.params)
 
     init_all = over_devices(each(init_one), mesh, (True, False))
     epoch_all = over_devices(each_in_place(epoch_one), mesh, (True, False, False, False))
@@ -194,22 +232,29 @@ def make_sweep(
         return init_all((members.hyper, members.seed, members.real), members.seeds)
 
     def epoch(
-        population: Population, members: Members, data: Num[Array, "n *x"], test: Num[Array, "m *x"]
+        population: Population, members: Members, data: Data, test: Data
     ) -> tuple[Population, Report]:
         # All that still train are at one step. One permutation for each seed, not for each
         # member: it takes as long as ten steps.
         step = jnp.max(population.train.step)
-        batches = jax.lax.map(
-            lambda seed: trainer.shuffle(jax.random.key(seed), step, len(data)), members.seeds
-        )
-        all_members = (population, (members.hyper, members.seed))
+        n = num_examples(data)
+
+        def shuffled(seed: Array) -> Int[Array, "steps batch"]:
+            key = jax.random.key(seed)
+            one_pass = jax.eval_shape(lambda: trainer.shuffle(key, step, n)).shape[0]
+            orders = [trainer.shuffle(key, step + i * one_pass, n) for i in range(passes)]
+            return jnp.concatenate(orders)
+
+        batches = jax.lax.map(shuffled, members.seeds)
+        all_members = (population, (members.hyper, members.seed, members.split))
         population, report = epoch_all(all_members, data, batches, test)
         return population, to_every_device(report, mesh)
 
     def evaluate_population(
-        population: Population, test: Num[Array, "m *x"]
+        population: Population, members: Members, test: Data
     ) -> tuple[ElboEstimate, Status]:
-        return to_every_device((evaluate_all(population, test), population.status), mesh)
+        estimates = evaluate_all((population, members.split), test)
+        return to_every_device((estimates, population.status), mesh)
 
     def pick(population: Population, index: Step) -> Params:
         picked = jax.tree.map(lambda leaf: leaf[index], population.train.params)
@@ -224,13 +269,19 @@ def make_sweep(
 
 
 def make_members(
-    hypers: Sequence[Hyper], seeds: Sequence[int], *, size: int = 0, num_seeds: int = 0
+    hypers: Sequence[Hyper],
+    seeds: Sequence[int],
+    *,
+    splits: Sequence[int] = (),
+    size: int = 0,
+    num_seeds: int = 0,
 ) -> Members:
     """Line up the members of a population.
 
     Args:
         hypers: the numbers of each.
         seeds: the seed of each; equal seeds share weights, shuffling and noise.
+        splits: which part of `Subsets` each has; none is needed where all see all the data.
         size: members to fill up to, with ones that are never trained.
         num_seeds: seeds to fill up to, so that programs of different members are one.
 
@@ -238,10 +289,12 @@ def make_members(
         The members, as NumPy arrays.
 
     Raises:
-        ValueError: if there are none, or not one seed for each.
+        ValueError: if there are none, or not one seed, or one split, for each.
     """
     if not hypers or len(hypers) != len(seeds):
         raise ValueError(f"{len(hypers)} members with {len(seeds)} seeds: one each is needed")
+    if len(splits) not in (0, len(hypers)):
+        raise ValueError(f"{len(hypers)} members with {len(splits)} splits: one each is needed")
     unique = list(dict.fromkeys(seeds))
     missing = max(0, size - len(hypers))
     filled = [*hypers, *[hypers[-1]] * missing]
@@ -252,6 +305,7 @@ def make_members(
         seed=np.array(indices, np.int32),
         seeds=np.array(unique + unique[-1:] * (num_seeds - len(unique)), np.int32),
         real=np.arange(len(filled)) < len(hypers),
+        split=np.array([*(splits or [0] * len(hypers)), *[0] * missing], np.int32),
     )
 
 
@@ -262,6 +316,7 @@ def place_members(members: Members, mesh: Mesh | None) -> Members:
         seed=place(members.seed, mesh, split=True),
         seeds=place(members.seeds, mesh),
         real=place(members.real, mesh, split=True),
+        split=place(members.split, mesh, split=True),
     )
 
 
@@ -363,6 +418,13 @@ def _status(
         step=jnp.where(good, 0, start + last).astype(jnp.int32),
         max_log_var=jnp.where(good, 0.0, metrics["max_log_var"]).astype(jnp.float32),
     )
+
+
+def _part(data: Data, split: Array) -> Array:
+    """The examples that a member sees."""
+    if isinstance(data, Subsets):
+        return jnp.asarray(data.examples)[jnp.asarray(data.rows)[split]]
+    return jnp.asarray(data)
 
 
 def _zeros(shapes: PyTree) -> Any:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from vae_jax.model import VAE, batch_elbo_terms
 from vae_jax.preprocess import Preprocess
@@ -19,7 +19,7 @@ class ElboEstimate(NamedTuple):
     """Averages over a data set, in nats per example.
 
     Attributes:
-        log_lik: E_q[log p(x | z)], one sample for each example.
+        log_lik: E_q[log p(x | z)], by samples.
         kl_per_dim: the exact KL of each latent dimension.
     """
 
@@ -42,7 +42,7 @@ class ElboEstimate(NamedTuple):
         return jnp.sum(self.kl_per_dim > ACTIVE_KL, axis=-1)
 
 
-@partial(jax.jit, static_argnames=("vae", "preprocess", "batch_size"))
+@partial(jax.jit, static_argnames=("vae", "preprocess", "batch_size", "num_samples"))
 def estimate_elbo(
     key: PRNGKey,
     vae: VAE,
@@ -51,6 +51,7 @@ def estimate_elbo(
     data: Num[Array, "n *x"],
     *,
     batch_size: int = 1000,
+    num_samples: int = 1,
 ) -> ElboEstimate:
     """Average the terms of the ELBO over every example of a data set.
 
@@ -64,12 +65,13 @@ def estimate_elbo(
         params: the model's parameters.
         data: the stored examples.
         batch_size: examples that are in memory at once; the last batch may be short.
+        num_samples: samples of each posterior; more where there are few examples.
 
     Returns:
         The averages.
 
     Raises:
-        ValueError: if there are no data or the batch size is under 1.
+        ValueError: if there are no data, or the batch size or num_samples is under 1.
 
     Example:
         >>> from vae_jax.likelihoods import bernoulli
@@ -86,18 +88,23 @@ def estimate_elbo(
     """
     if len(data) == 0 or batch_size < 1:
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
+    if num_samples < 1:
+        raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
     size = min(batch_size, len(data))
     num_batches = -(-len(data) // size)
 
     def add_batch(total: ElboEstimate, indices: Int[Array, " batch"]) -> tuple[ElboEstimate, None]:
-        keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(key, index)))(indices)
+        def keys_of(index: Int[Array, ""]) -> Key[Array, " keys"]:
+            return jax.random.split(jax.random.fold_in(key, index), 1 + num_samples)
+
+        keys = jax.vmap(keys_of)(indices)
         examples = data[jnp.minimum(indices, len(data) - 1)]
         xs = jax.vmap(preprocess)(keys[:, 0], examples)
         terms = batch_elbo_terms(keys[:, 1:], vae, params, xs)
         # What fills up the last batch is left out; a sum, not a product with weights, which an
         # accelerator may round to fewer digits.
         counted = indices < len(data)
-        log_lik = jnp.where(counted, terms.log_lik[:, 0], 0.0)
+        log_lik = jnp.where(counted, jnp.mean(terms.log_lik, axis=1), 0.0)
         kl_per_dim = jnp.where(counted[:, None], terms.kl_per_dim[:, 0], 0.0)
         batch = ElboEstimate(jnp.sum(log_lik), jnp.sum(kl_per_dim, axis=0))
         return jax.tree.map(jnp.add, total, batch), None

@@ -22,6 +22,9 @@ from vae_jax.figures.sweeps import (
     rate_distortion,
     side_by_side,
 )
+from vae_jax.figures.tables import LatentPanel, latent_panels, traversal_curves
+from vae_jax.figures.tables_generated import correlation_matrices, marginals, pair_plot
+from vae_jax.figures.tables_scores import representation_bars, score_bars, score_histogram
 
 __all__ = [
     "BLUE",
@@ -29,19 +32,28 @@ __all__ = [
     "DPI",
     "GREY",
     "VERMILION",
+    "LatentPanel",
     "RateDistortion",
+    "correlation_matrices",
     "inverse_cdf_grid",
     "kl_against",
     "kl_per_dimension",
+    "latent_panels",
     "latent_scatter",
     "loss_curves",
     "manifold",
+    "marginals",
     "member_curves",
     "mosaic",
+    "pair_plot",
     "rate_distortion",
     "reconstructions",
+    "representation_bars",
     "samples",
     "save",
+    "score_bars",
+    "score_histogram",
     "side_by_side",
+    "traversal_curves",
     "traversals",
 ]

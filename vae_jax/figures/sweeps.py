@@ -441,7 +441,7 @@ def _rank_lines(
     top = np.max(mean + np.nan_to_num(error), where=np.isfinite(mean), initial=2 * threshold)
     axes.set_ylim(-0.15 * threshold, 1.5 * top)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_ylabel("KL (nats per image)")
+    axes.set_ylabel("KL (nats)")
     axes.grid(axis="y")
     finite = np.flatnonzero(np.isfinite(mean[:, 0]))
     if len(finite) == 0:
@@ -481,7 +481,7 @@ def _rank_map(axes: Axes, mean: Float[np.ndarray, "settings latent"], threshold:
     axes.set_yticks(np.unique(np.linspace(1, latent, min(latent, 8)).round().astype(int)))
     axes.set_ylabel("dimension, by rank")
     form = FuncFormatter(lambda value, _: f"{value:g}")
-    axes.figure.colorbar(image, ax=axes, label="KL (nats per image)", format=form, extend="min")
+    axes.figure.colorbar(image, ax=axes, label="KL (nats)", format=form, extend="min")
     return Patch(color=GREY, label=f"collapsed, below {threshold:g} nats")
 
 

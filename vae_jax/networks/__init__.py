@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from vae_jax.networks.conv import ConvDecoder, ConvEncoder
 from vae_jax.networks.mlp import MLPDecoder, MLPEncoder
+from vae_jax.networks.table import TableDecoder
 from vae_jax.types import Activation
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -86,3 +87,16 @@ def conv(
 
 
 NETWORKS = {"mlp": mlp, "conv": conv}
+
+__all__ = [
+    "ACTIVATIONS",
+    "CONV_CHANNELS",
+    "NETWORKS",
+    "ConvDecoder",
+    "ConvEncoder",
+    "MLPDecoder",
+    "MLPEncoder",
+    "TableDecoder",
+    "conv",
+    "mlp",
+]

@@ -1,0 +1,298 @@
+"""Many small models of a table beside a PyTorch loop, and the estimator on small and large tables.
+
+`python -m experiments.benchmark tabular`
+"""
+
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from subprocess import PIPE, CalledProcessError, check_output
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import tabular
+from experiments._benchmark_job import Output, check_counts, environment, files_of, subject
+from experiments._peers import import_torch
+from experiments._run import UsageError, check
+from experiments._sweep import Task
+from experiments._timing import (
+    Bystanders,
+    alternate,
+    compared,
+    machine,
+    seconds_of,
+    spread,
+    write_results,
+)
+from vae_jax.sweep import Report, Subsets, make_members, make_sweep, place_members
+
+GOALS = {
+    "seconds_of_the_sweep": 10.0,
+    "times_torch_per_model": 100.0,
+    "first_fit_seconds": 1.5,
+    "later_fit_seconds": 0.15,
+    "rows_per_second": 500_000.0,
+    "memory_in_tables": 3.0,
+}
+# In a process of its own: the first fit with what JAX does only once, and the later ones.
+FITS = """
+import json, time
+from sklearn.datasets import load_wine
+import jax
+from vae_jax.estimator import VAE
+X = load_wine().data
+jax.devices()
+seconds = []
+for seed in range(6):
+    began = time.perf_counter()
+    VAE(random_state=seed).fit(X)
+    seconds.append(time.perf_counter() - began)
+print(json.dumps(seconds))
+"""
+# The peak is that of the whole process less what it took before the table was made.
+LARGE = """
+import json, resource, sys, time
+import numpy as np
+from vae_jax.estimator import VAE
+rows, epochs = int(sys.argv[1]), int(sys.argv[2])
+rng = np.random.default_rng(0)
+VAE(hidden=(64,), epochs=1, random_state=0).fit(rng.normal(size=(100, 3)))
+with open("/proc/self/statm") as file:
+    before = int(file.read().split()[1]) * resource.getpagesize()
+latent, weights = rng.normal(size=(rows, 4)), rng.normal(size=(4, 30))
+X = latent @ weights
+for start in range(0, rows, 10_000):
+    some = X[start : start + 10_000]
+    some += 0.5 * rng.normal(size=some.shape)
+seconds = []
+for count in (1, 1 + epochs):
+    began = time.perf_counter()
+    VAE(hidden=(64,), epochs=count, random_state=0).fit(X)
+    seconds.append(time.perf_counter() - began)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({
+    "rows_per_second": rows * epochs / (seconds[1] - seconds[0]),
+    "table_bytes": X.nbytes,
+    "memory_in_tables": (peak - before) / X.nbytes,
+    "fit_seconds": seconds,
+}))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabular(Output):
+    """5 betas x 10 seeds x 5 folds of Wine as one program, beside a PyTorch loop for each model.
+
+    And the scikit-learn estimator: its first and later fits of Wine, and a large table. Needs
+    PyTorch: pip install 'vae_jax[bench]'.
+    """
+
+    turns: int = 5
+    """How often each is measured."""
+    seeds: int = 10
+    """Of the sweep; with 5 betas and 5 folds."""
+    epochs: int = 200
+    """Of each model."""
+    rows: int = 1_000_000
+    """Of the large table, with 30 columns."""
+
+
+def run(config: Tabular) -> None:
+    """Measure, and write what came out.
+
+    Raises:
+        UsageError: if PyTorch is missing, or a setting or the folder does not allow it.
+    """
+    check_counts(config, "turns", "seeds", "epochs", "rows")
+    check(config.epochs % 10 == 0, "--epochs", config.epochs, "a multiple of 10 is needed")
+    import_torch()
+    files = files_of("tabular", config)
+    ours = OurSweep(config)
+    theirs = partial(torch_models, config, ours.task)
+    quality: dict[str, Any] = {}
+
+    def keep(name: str, work: Callable[[], float]) -> Callable[[], float]:
+        def measured() -> float:
+            began = seconds_of(lambda: quality.__setitem__(name, work()))
+            return began
+
+        return measured
+
+    bystanders = Bystanders()
+    turns = alternate(
+        {"vae_jax": keep("vae_jax", ours.train), "torch": keep("torch", theirs)},
+        turns=config.turns,
+    )
+    models = len(ours.task.members)
+    per_model = {
+        "vae_jax": [[call / models for call in turn] for turn in turns["vae_jax"]],
+        "torch": [[call / TORCH_MODELS for call in turn] for turn in turns["torch"]],
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        fits = [_json_of(FITS, Path(scratch)) for _ in range(config.turns)]
+        large = _json_of(LARGE, Path(scratch), str(config.rows), "3")
+    first = [[fit[0]] for fit in fits]
+    later = [fit[1:] for fit in fits]
+    ratio = compared(per_model["torch"], per_model["vae_jax"])
+    result = {
+        **subject("tabular", config, None),
+        "models": models,
+        "sweep": spread(turns["vae_jax"]),
+        "per_model": {name: spread(times) for name, times in per_model.items()},
+        "ratios": {"torch / vae_jax": ratio},
+        "test_neg_elbo": quality,
+        "fits": {"first": spread(first), "later": spread(later)},
+        "large": large,
+        "goals": GOALS,
+        "machine": machine(bystanders),
+    }
+
+    def row(what: str, got: str, goal: str) -> dict[str, str]:
+        return {"": what, "here": got, "goal": goal}
+
+    whole, own = spread(turns["vae_jax"]), spread(per_model["vae_jax"])
+    torch = spread(per_model["torch"])
+    rows = [
+        row(
+            f"{models} models x {config.epochs} epochs, compilation included",
+            f"{whole['median_seconds']:.1f} s",
+            "10 s",
+        ),
+        row("a model of them", f"{1000 * own['median_seconds']:.1f} ms", ""),
+        row("a model in a PyTorch loop", f"{1000 * torch['median_seconds']:.0f} ms", ""),
+        row("times PyTorch, within a turn", f"{ratio['median_of_turn_ratios']:.0f}", "100"),
+        row("VAE().fit of Wine, the first", f"{spread(first)['median_seconds']:.2f} s", "1.5 s"),
+        row("VAE().fit of Wine, later", f"{spread(later)['median_seconds']:.3f} s", "0.15 s"),
+        row(
+            f"rows a second, {config.rows:,} x 30, hidden 64",
+            f"{large['rows_per_second']:,.0f}",
+            "500,000",
+        ),
+        row("memory, of the table's size", f"{large['memory_in_tables']:.2f}", "3"),
+    ]
+    write_results(
+        files,
+        "Small models of a table, and the estimator, CPU",
+        result,
+        rows,
+        f"Medians of {config.turns} turns, in which the sweep and {TORCH_MODELS} PyTorch models "
+        "alternate in one process. The sweep is compiled anew in each. Held-out -ELBO of the same "
+        f"{TORCH_MODELS} models (beta 1, seed 0), nats per row: vae_jax "
+        f"{quality['vae_jax']:.2f}, PyTorch {quality['torch']:.2f}. Fits are in fresh processes, "
+        "without the imports. Memory is the peak of the process above what it took before the "
+        "table was made, the table included.",
+    )
+    print(f"{files.name}.json and .md are in {files.parent}")
+
+
+class OurSweep:
+    """The sweep of `experiments.tabular`, without its files.
+
+    Args:
+        config: of the job.
+    """
+
+    def __init__(self, config: Tabular) -> None:
+        seeds = tuple(range(config.seeds))
+        settings = tabular.Config(
+            dataset="wine", beta=(0.1, 0.5, 1.0, 2.0, 4.0), seed=seeds, epochs=config.epochs
+        )
+        self.config, self.task = tabular.prepare(tabular.validate(settings))
+
+    def train(self) -> float:
+        """Compile and train; the held-out negative ELBO of the models at beta 1 and seed 0."""
+        jax.clear_caches()
+        task = self.task
+        sweep = make_sweep(task.trainer, task.evaluate, execution="vmap", passes=task.passes)
+        members = place_members(
+            make_members(
+                [member.hyper for member in task.members],
+                [member.seed for member in task.members],
+                splits=[member.split for member in task.members],
+            ),
+            None,
+        )
+        population = sweep.init(members)
+        data, test = jax.tree.map(jax.numpy.asarray, (task.data, task.test))
+        report: Report | None = None
+        for _ in range(self.config.epochs // task.passes):
+            population, report = sweep.epoch(population, members, data, test)
+            report = jax.device_get(report)
+        assert report is not None
+        same = [
+            i
+            for i, member in enumerate(task.members)
+            if member.hyper.beta == 1 and member.seed == 0
+        ]
+        return -float(np.asarray(report.test.elbo)[same].mean())
+
+
+TORCH_MODELS = 5  # the folds of seed 0 at beta 1
+
+
+def torch_models(config: Tabular, task: Task) -> float:
+    """Train the same five models one after the other, as a PyTorch user would.
+
+    Data in memory, fused Adam, one permutation an epoch; 13-32-2 with a learned scale for each
+    column.
+
+    Returns:
+        Their mean held-out negative ELBO, nats per row.
+    """
+    torch = import_torch()
+    data, test = task.data, task.test
+    assert isinstance(data, Subsets)
+    assert isinstance(test, Subsets)
+    costs = []
+    for fold in range(TORCH_MODELS):
+        torch.manual_seed(fold)
+        rows = torch.from_numpy(np.asarray(data.examples)[np.asarray(data.rows)[fold]])
+        held_out = torch.from_numpy(np.asarray(test.examples)[np.asarray(test.rows)[fold]])
+        features = rows.shape[1]
+        layers = torch.nn.Linear, torch.nn.ReLU
+        encoder = torch.nn.Sequential(layers[0](features, 32), layers[1](), layers[0](32, 4))
+        decoder = torch.nn.Sequential(layers[0](2, 32), layers[1](), layers[0](32, features))
+        spread_of = torch.nn.Parameter(torch.zeros(features))
+        parameters = [*encoder.parameters(), *decoder.parameters(), spread_of]
+        optimizer = torch.optim.Adam(parameters, lr=5e-3, fused=True)
+
+        def cost(x: Any) -> Any:
+            mean, log_var = encoder(x).chunk(2, dim=1)  # noqa: B023
+            z = mean + torch.exp(log_var / 2) * torch.randn_like(mean)
+            scale = 0.01 + torch.nn.functional.softplus(spread_of)  # noqa: B023
+            nats = -torch.distributions.Normal(decoder(z), scale).log_prob(x).sum(1)  # noqa: B023
+            kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum(1)
+            return (nats + kl).mean()
+
+        steps = len(rows) // task.batch_size
+        for _ in range(config.epochs):
+            order = torch.randperm(len(rows))[: steps * task.batch_size]
+            for batch in order.split(task.batch_size):
+                optimizer.zero_grad(set_to_none=True)
+                loss = cost(rows[batch])
+                loss.backward()
+                optimizer.step()
+        with torch.no_grad():
+            costs.append(np.mean([float(cost(held_out)) for _ in range(16)]))
+    return float(np.mean(costs))
+
+
+def _json_of(code: str, scratch: Path, *arguments: str) -> Any:
+    """What a program prints, run in a process of its own with empty caches."""
+    try:
+        said = check_output(
+            [sys.executable, "-c", code, *arguments],
+            env=environment(scratch),
+            stderr=PIPE,
+            text=True,
+        )
+    except CalledProcessError as error:
+        last = (error.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise UsageError(f"the estimator in a process of its own: {last}") from None
+    return json.loads(said)

@@ -1,0 +1,116 @@
+"""Cross-validation folds as the splits of one sweep."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments._grid import Member
+from vae_jax.data import Encoding, Table, fit_encoding
+from vae_jax.sweep import Subsets
+
+
+class Split(NamedTuple):
+    """One fold: what is trained on and what is held out.
+
+    Attributes:
+        train: rows of the table.
+        test: the others.
+        encoding: fitted on the training rows.
+        train_features: the training rows as features.
+        test_features: the held-out rows, likewise.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    encoding: Encoding
+    train_features: np.ndarray
+    test_features: np.ndarray
+
+
+def split_of(table: Table, train: np.ndarray, test: np.ndarray) -> Split:
+    """A split whose scaling knows the training rows only."""
+    encoding = fit_encoding(table.values[train], table.columns)
+    features = (encoding.encode(table.values[rows]) for rows in (train, test))
+    return Split(train, test, encoding, *features)
+
+
+def cross_validation(table: Table, folds: int, seeds: Sequence[int]) -> list[Split]:
+    """The folds of every seed, a seed's behind each other; each seed deals the rows anew.
+
+    The classes, where there are labels, have the same shares in every fold.
+
+    Args:
+        table: the data.
+        folds: of a seed; 1 holds out a fifth of the rows, once.
+        seeds: of the partitions.
+
+    Returns:
+        The splits, `folds` for each seed.
+
+    Raises:
+        ValueError: if there are more folds than rows.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    count = 5 if folds == 1 else folds
+    if count > len(table.values):
+        raise ValueError(f"{count} folds of {len(table.values)} rows")
+    labels = table.labels
+    stratified = labels is not None and np.bincount(labels).min() >= count
+    kind = StratifiedKFold if stratified else KFold
+    splits = []
+    for seed in seeds:
+        dealt = kind(count, shuffle=True, random_state=seed)
+        pairs = list(dealt.split(table.values, labels if stratified else None))
+        splits += [split_of(table, train, test) for train, test in pairs[:folds]]
+    return splits
+
+
+def as_subsets(splits: Sequence[Split]) -> tuple[Subsets, Subsets]:
+    """The training and the held-out rows of all splits, as the sweep takes them.
+
+    Splits may differ by a row; the shorter ones have their first row twice.
+
+    Args:
+        splits: of one table.
+
+    Returns:
+        The training and the held-out data.
+    """
+
+    def together(parts: Sequence[np.ndarray]) -> Subsets:
+        starts = np.cumsum([0, *map(len, parts)])[:-1]
+        longest = max(map(len, parts))
+        rows = [
+            start + np.resize(np.arange(len(part)), longest)
+            for start, part in zip(starts, parts, strict=True)
+        ]
+        return Subsets(np.concatenate(parts), np.array(rows, np.int32))
+
+    train = together([split.train_features for split in splits])
+    return train, together([split.test_features for split in splits])
+
+
+def over_folds(members: Sequence[Member], seeds: Sequence[int], folds: int) -> list[Member]:
+    """Each member once for every fold of its seed.
+
+    Args:
+        members: one for each setting and seed.
+        seeds: in the order of `cross_validation`.
+        folds: of each seed.
+
+    Returns:
+        The members; the folds of one follow each other.
+    """
+    found = []
+    for member in members:
+        for fold in range(folds):
+            found.append(
+                member._replace(
+                    name=f"{member.name}-fold{fold}",
+                    columns={**member.columns, "fold": fold},
+                    split=list(seeds).index(member.seed) * folds + fold,
+                )
+            )
+    return found

@@ -1,0 +1,120 @@
+"""How well some dimensions stand for the rows of a table: the latent means beside PCA."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NEIGHBOURS = 5
+# By the name of a number: how it reads in a table, and whether more is better.
+METRICS = {
+    "log_likelihood": ("log p(x)", True),
+    "elbo": ("ELBO", True),
+    "rmse": ("RMSE", False),
+    "knn_accuracy": (f"{NEIGHBOURS}-NN", True),
+    "ari": ("ARI", True),
+    "silhouette": ("silhouette", True),
+    "trustworthiness": ("trust", True),
+}
+MEANING = (
+    "log p(x), by importance sampling, and ELBO in nats per row, continuous columns in standard "
+    "deviations of the training folds; RMSE of reconstructions in the same; "
+    f"{NEIGHBOURS}-NN accuracy; ARI and silhouette of k-means; trustworthiness with "
+    f"{NEIGHBOURS} neighbours."
+)
+_STARTS: Any = 4  # of k-means
+REFERENCES = ("PCA", "probabilistic PCA", "raw features")
+
+
+class Halves(NamedTuple):
+    """Some numbers of the training rows and of the held-out ones.
+
+    Attributes:
+        train: of the rows that were fitted.
+        test: of those that were held out.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def representation(points: Halves, features: Halves, labels: Halves | None) -> dict[str, float]:
+    """Judge a representation on held-out rows.
+
+    Args:
+        points: the representation, `[rows, dimensions]`.
+        features: the standardised features, for the neighbourhoods they should keep.
+        labels: the classes, where there are any.
+
+    Returns:
+        `trustworthiness`, of the neighbourhoods of the held-out rows; with labels
+        `knn_accuracy` of a classifier fitted on the training rows, and `ari` and `silhouette`
+        of k-means fitted on the training rows with as many clusters as classes. What cannot
+        be told from the rows there are is NaN.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.manifold import trustworthiness
+    from sklearn.metrics import adjusted_rand_score, silhouette_score
+    from sklearn.neighbors import KNeighborsClassifier
+
+    found = {"trustworthiness": np.nan}
+    near = min(NEIGHBOURS, (len(points.test) - 1) // 2)
+    if near >= 1:
+        kept = trustworthiness(features.test, points.test, n_neighbors=near)
+        found["trustworthiness"] = float(kept)
+    if labels is None:
+        return found
+    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(points.train)))
+    accuracy = neighbours.fit(points.train, labels.train).score(points.test, labels.test)
+    clusters = len(np.unique(labels.train))
+    means = KMeans(clusters, n_init=_STARTS, random_state=0).fit(points.train)
+    given = means.predict(np.ascontiguousarray(points.test))
+    several = 1 < len(np.unique(given)) < len(given)
+    return {
+        "knn_accuracy": float(accuracy),
+        "ari": float(adjusted_rand_score(labels.test, given)),
+        "silhouette": float(silhouette_score(points.test, given)) if several else np.nan,
+        **found,
+    }
+
+
+def references(
+    features: Halves, labels: Halves | None, dims: int, *, densities: bool
+) -> Mapping[str, dict[str, float]]:
+    """PCA, probabilistic PCA and the raw features, judged like a model.
+
+    Args:
+        features: standardised on the training rows, complete.
+        labels: the classes, where there are any.
+        dims: dimensions of the representations.
+        densities: whether all features are continuous, so that a Gaussian's log-likelihood can
+            be compared.
+
+    Returns:
+        The numbers of each method. Probabilistic PCA has the posterior means under the
+        maximum-likelihood solution: those of PCA, shrunk in each direction.
+    """
+    from sklearn.decomposition import PCA
+
+    dims = min(dims, *features.train.shape)
+    pca = PCA(dims).fit(features.train.astype(np.float64))
+    scores = Halves(*(pca.transform(half.astype(np.float64)) for half in features))
+    back = pca.inverse_transform(scores.test)
+    # W = U (L - s^2)^(1/2), so M^-1 W' x = (L - s^2)^(1/2) / L times the score.
+    variance, noise = pca.explained_variance_, pca.noise_variance_
+    shrunk = np.sqrt(np.maximum(variance - noise, 0)) / variance
+    found = {
+        "PCA": representation(scores, features, labels),
+        "probabilistic PCA": representation(
+            Halves(scores.train * shrunk, scores.test * shrunk), features, labels
+        ),
+        "raw features": representation(features, features, labels),
+    }
+    # They are what it is measured against.
+    del found["raw features"]["trustworthiness"]
+    found["PCA"]["rmse"] = float(np.sqrt(np.mean((back - features.test) ** 2)))
+    if densities and dims < features.train.shape[1]:
+        found["probabilistic PCA"]["log_likelihood"] = float(
+            pca.score(features.test.astype(np.float64))
+        )
+    return found

@@ -1,0 +1,307 @@
+"""What the models of a table are worth on held-out rows, in numbers and figures."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from experiments._folds import Split
+from experiments._grid import described
+from experiments._progress import console, table
+from experiments._report import Result, by_setting, over_seeds, plus_minus
+from experiments._representation import (
+    MEANING,
+    METRICS,
+    REFERENCES,
+    Halves,
+    references,
+    representation,
+)
+from experiments._run import RunFolder
+from experiments._scores import RowScorer
+from experiments._train import Trained
+from vae_jax.data import Table
+from vae_jax.model import VAE
+
+# Rows of a fold that neighbourhoods and clusters are measured on, at most.
+MOST_ROWS = 2_000
+_NUMBERS = ("continuous", "heavy_tailed")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableReport:
+    """Measures and draws the members of a sweep over a table.
+
+    Attributes:
+        vae: the model.
+        table: the data.
+        splits: of the members.
+        latent_dim: dimensions of z.
+        num_samples: samples of z behind a row's scores.
+        contamination: share of the training rows beyond the anomaly threshold.
+        title: what was trained.
+        figures: whether to draw.
+    """
+
+    vae: VAE
+    table: Table
+    splits: Sequence[Split]
+    latent_dim: int
+    num_samples: int
+    contamination: float
+    title: str
+    figures: bool
+
+    def measure(self, trained: list[Trained], run: RunFolder) -> list[dict[str, float]]:
+        """Measure every member on its held-out rows; write the comparison and the figures.
+
+        Args:
+            trained: the members, with their parameters.
+            run: the folder.
+
+        Returns:
+            The numbers of each member by name, those of `METRICS`; none of one that diverged.
+        """
+        scorer = RowScorer(self.vae, self.num_samples)
+        measured, errors, models = [], [], []
+        for member in trained:
+            if member.problem is not None:
+                measured.append({})
+                continue
+            numbers, by_column = self._numbers(scorer, member)
+            measured.append(numbers)
+            result = Result(member.member.name, member.member.columns, [], {}, None, numbers)
+            models.append(result)
+            errors.append(result._replace(also=by_column))
+        if models:
+            beside, beside_errors = self._references(trained)
+            found = {
+                **{described(dict(key)): own for key, own in by_setting(models).items()},
+                **beside,
+            }
+            self._write(run, found, {**_named(errors), **beside_errors})
+            if self.figures:
+                from experiments._table_figures import TableFigures
+
+                TableFigures(self, scorer, run.figures).draw(trained, found)
+        return measured
+
+    def _numbers(
+        self, scorer: RowScorer, member: Trained
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        split, params = self.splits[member.member.split], member.params
+        train, test = (scorer(params, half) for half in self.features(split))
+        squares = (test.reconstruction - split.test_features)[:, self.is_number(split)] ** 2
+        few = self._few(split)
+        points = Halves(*(half.means[rows] for half, rows in zip((train, test), few, strict=True)))
+        seen = Halves(
+            *(
+                complete(split, part)[rows]
+                for part, rows in zip(self.features(split), few, strict=True)
+            )
+        )
+        numbers = {
+            "log_likelihood": -float(test.scores["neg_log_likelihood"].mean()),
+            "elbo": -float(test.scores["neg_elbo"].mean()),
+            "rmse": float(np.sqrt(np.nanmean(squares))) if squares.size else np.nan,
+            **representation(points, seen, self._labels(split)),
+        }
+        return numbers, self._errors(split, test.reconstruction)
+
+    def _references(
+        self, trained: Sequence[Trained]
+    ) -> tuple[dict[str, list[Result]], dict[str, list[Result]]]:
+        """The reference methods on the same folds, and PCA's error in each column."""
+        places = {member.member.split: member.member.columns for member in trained}
+        found: dict[str, list[Result]] = {name: [] for name in REFERENCES}
+        errors: list[Result] = []
+        kinds = {column.kind for column in self.table.columns}
+        whole = kinds <= set(_NUMBERS) and not np.isnan(self.table.values).any()
+        for index, columns in places.items():
+            split = self.splits[index]
+            repeat = {name: columns[name] for name in ("seed", "fold")}
+            few = self._few(split)
+            seen = Halves(
+                *(
+                    complete(split, part)[rows]
+                    for part, rows in zip(self.features(split), few, strict=True)
+                )
+            )
+            numbers = references(seen, self._labels(split), self.latent_dim, densities=whole)
+            for name, own in numbers.items():
+                found[name].append(Result(name, repeat, [], {}, None, own))
+            if whole:
+                back = _pca_back(split, self.latent_dim)
+                errors.append(Result("PCA", repeat, [], {}, None, self._errors(split, back)))
+        return found, {"PCA": errors} if errors else {}
+
+    def _errors(self, split: Split, reconstruction: np.ndarray) -> dict[str, float]:
+        """Of each column: the RMSE in its own units, or the share of wrong categories."""
+        back = split.encoding.decode(reconstruction)
+        truth = self.table.values[split.test]
+        errors = {}
+        for index, column in enumerate(self.table.columns):
+            seen = ~np.isnan(truth[:, index])
+            off = back[seen, index] - truth[seen, index]
+            is_code = column.kind in ("binary", "categorical")
+            error = np.mean(off != 0) if is_code else np.sqrt(np.mean(off**2))
+            errors[column.name] = float(error) if seen.any() else np.nan
+        return errors
+
+    def features(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """The training rows and the held-out rows of a split."""
+        return split.train_features, split.test_features
+
+    def is_number(self, split: Split) -> np.ndarray:
+        """Which features are standardised numbers."""
+        kinds = np.array([column.kind for column in self.table.columns])
+        return np.isin(kinds[split.encoding.column_of], _NUMBERS)
+
+    def _few(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of both halves that neighbourhoods are measured on: all of a small table."""
+        rng = np.random.default_rng(0)
+        halves = (split.train, split.test)
+        train, test = (rng.permutation(len(half))[:MOST_ROWS] for half in halves)
+        return np.sort(train), np.sort(test)
+
+    def _labels(self, split: Split) -> Halves | None:
+        if self.table.labels is None:
+            return None
+        train, test = self._few(split)
+        return Halves(self.table.labels[split.train][train], self.table.labels[split.test][test])
+
+    def _write(
+        self,
+        run: RunFolder,
+        found: Mapping[str, list[Result]],
+        errors: Mapping[str, list[Result]],
+    ) -> None:
+        columns, rows, best = _comparison(found)
+        title = f"{self.table.name}: held-out rows, mean ± standard error"
+        remarks = _who_wins(found)
+        text = (
+            f"{title}, the best in bold. {MEANING}\n\n{as_markdown(columns, rows, best)}\n"
+            + "".join(f"- {line}\n" for line in remarks)
+        )
+        names = [column.name for column in self.table.columns]
+        header = ["column", "kind", *errors]
+        body = [
+            [
+                name,
+                column.kind,
+                *(plus_minus(*over_seeds(own, name), digits=3) for own in errors.values()),
+            ]
+            for name, column in zip(names, self.table.columns, strict=True)
+        ]
+        text += (
+            "\nReconstruction of each column: RMSE in its own units, of binary and categorical "
+            f"columns the share that is wrong.\n\n{as_markdown(header, body, {})}"
+        )
+        run.write_text("comparison.md", text)
+        run.write_json(
+            "comparison.json",
+            {
+                method: {
+                    name: dict(zip(("mean", "standard_error"), over_seeds(own, name), strict=True))
+                    for name in METRICS
+                    if name in own[0].also
+                }
+                for method, own in found.items()
+            },
+        )
+        console().print(table(title, columns, rows))
+        for line in (MEANING, *remarks):
+            print(line)
+
+
+def complete(split: Split, features: np.ndarray) -> np.ndarray:
+    """Features without gaps and on one scale, for methods that know no kinds of columns.
+
+    A missing value is the mean of its column in the training rows; counts are standardised
+    after log(1 + x).
+    """
+    kinds = np.concatenate([[block.kind] * block.width for block in split.encoding.blocks])
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        return np.where(kinds == "count", np.log1p(np.maximum(values, 0)), values)
+
+    train = spread(split.train_features)
+    seen = ~np.isnan(train)
+    number = np.maximum(seen.sum(axis=0), 1)
+    mean = np.where(seen, train, 0).sum(axis=0) / number
+    deviation = np.sqrt(np.where(seen, (train - mean) ** 2, 0).sum(axis=0) / number)
+    deviation = np.where((kinds == "count") & (deviation > 0), deviation, 1.0)
+    shift = np.where(kinds == "count", mean, 0.0)
+    own = spread(features)
+    own = np.where(np.isnan(own), mean, own)
+    return (own - shift) / deviation
+
+
+def _pca_back(split: Split, dims: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+
+    train = split.train_features.astype(np.float64)
+    pca = PCA(min(dims, *train.shape)).fit(train)
+    return pca.inverse_transform(pca.transform(split.test_features.astype(np.float64)))
+
+
+def _named(results: Sequence[Result]) -> dict[str, list[Result]]:
+    return {described(dict(key)): own for key, own in by_setting(results).items()}
+
+
+def _comparison(
+    found: Mapping[str, list[Result]],
+) -> tuple[list[str], list[list[str]], dict[int, int]]:
+    """Columns and rows of the table, and the row that is best in each column."""
+    shown = [name for name in METRICS if any(name in own[0].also for own in found.values())]
+    rows = []
+    for method, own in found.items():
+        cells = [
+            plus_minus(*over_seeds(own, name), digits=3) if name in own[0].also else "-"
+            for name in shown
+        ]
+        rows.append([method, *cells])
+    best = {}
+    for place, name in enumerate(shown):
+        ranked = _ranked(found, name)
+        if ranked:
+            best[place + 1] = list(found).index(ranked[0])
+    return ["", *(METRICS[name][0] for name in shown)], rows, best
+
+
+def _ranked(found: Mapping[str, list[Result]], name: str) -> list[str]:
+    """The methods that have a number, the best one first."""
+    means = {
+        method: over_seeds(own, name)[0] for method, own in found.items() if name in own[0].also
+    }
+    means = {method: mean for method, mean in means.items() if np.isfinite(mean)}
+    return sorted(means, key=lambda method: means[method], reverse=METRICS[name][1])
+
+
+def _who_wins(found: Mapping[str, list[Result]]) -> list[str]:
+    """Where a reference is ahead of every model, in words; or that none is."""
+    lines = []
+    for name, (words, _) in METRICS.items():
+        ranked = _ranked(found, name)
+        if not ranked or ranked[0] not in REFERENCES:
+            continue
+        model = next((method for method in ranked if method not in REFERENCES), None)
+        if model is not None:
+            ahead, behind = (
+                plus_minus(*over_seeds(found[method], name), digits=3)
+                for method in (ranked[0], model)
+            )
+            lines.append(f"{words}: {ranked[0]} is ahead, {ahead} against {behind} at {model}")
+    return lines or ["no reference is ahead of the best model in any column"]
+
+
+def as_markdown(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], best: Mapping[int, int]
+) -> str:
+    """A table as Markdown, in bold the cell of the best row of a column."""
+    lines = [list(columns), ["---"] * len(columns)]
+    for number, row in enumerate(rows):
+        lines.append(
+            [f"**{cell}**" if best.get(place) == number else cell for place, cell in enumerate(row)]
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -1,0 +1,267 @@
+"""Beta-VAEs of tables: `python -m experiments.tabular --dataset wine --beta 0.5 1 2`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+import jax
+from jaxtyping import Array
+
+from experiments._distributed import connected
+from experiments._folds import as_subsets, cross_validation, over_folds
+from experiments._grid import Axis, grid, short, shown_axes
+from experiments._options import RunOptions, check_options
+from experiments._run import UsageError, check, check_members, flag_of, main
+from experiments._shards import launch, merge
+from experiments._sweep import Task, run_sweep
+from experiments._tables import TableReport
+from vae_jax.data import Table, load_table, read_table
+from vae_jax.evaluation import ElboEstimate, estimate_elbo
+from vae_jax.networks import ACTIVATIONS
+from vae_jax.objectives import OBJECTIVES
+from vae_jax.preprocess import as_stored
+from vae_jax.tabular import make_table_vae
+from vae_jax.train import OPTIMIZERS, flat, make_trainer
+from vae_jax.types import Params
+
+EXPERIMENT = "tabular"
+PROG = "python -m experiments.tabular"
+LONGEST_NAME = 120  # characters of a run's name
+EVALUATION_SEED = 2**31  # one that --seed does not take
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions):
+    """Train variational autoencoders on a table and compare them with PCA.
+
+    Every value of --beta, --seed and --learning-rate is trained on every fold of a
+    cross-validation, all in one compiled program. Scaling and models see the training folds
+    only; all numbers are of held-out rows.
+    """
+
+    dataset: Literal["iris", "wine", "breast_cancer", "digits"] | None = None
+    """A table that scikit-learn carries (iris without it and without --csv)."""
+    csv: Path | None = None
+    """A table of your own, with the names of its columns in the first line."""
+    label: str | None = None
+    """Column of --csv with the classes; it is no feature."""
+    schema: Path | None = None
+    """JSON file with the kinds of columns of --csv: {"age": "count", "id": "ignore", ...};
+    continuous, heavy_tailed, binary, count, categorical or ignore. Others are inferred."""
+    beta: tuple[float, ...] = (1.0,)
+    """Weight of the KL term; 1 is the evidence lower bound."""
+    seed: tuple[int, ...] = (0,)
+    """Seeds of the weights, the shuffling, the noise, and the partition into folds."""
+    folds: int = 5
+    """Folds of the cross-validation; 1 holds out a fifth of the rows, once."""
+    epochs: int = 200
+    """Passes through the training rows."""
+    report_every: int | None = None
+    """Epochs between two rows of metrics.csv, a divisor of --epochs (the largest up to 10
+    without it)."""
+    latent_dim: int = 2
+    """Dimensions of the latent z."""
+    hidden: tuple[int, ...] = (32,)
+    """Widths of the encoder's layers; the decoder mirrors them. None: a linear model."""
+    activation: Literal["relu", "tanh", "gelu", "silu", "elu", "softplus", "leaky_relu"] = "relu"
+    """Between layers."""
+    scale_of: Literal["column", "row", "table"] = "column"
+    """What the spread of a column depends on: learned for each, decoded from z for each row,
+    or one for all (with no hidden layer this is probabilistic PCA)."""
+    batch_size: int | None = None
+    """Rows in a minibatch (32 without it, or all training rows where a fold has fewer); the
+    remainder of an epoch that fills none is left out."""
+    optimizer: Literal["adam", "adamw", "adagrad", "adamax", "rmsprop", "sgd"] = "adam"
+    """From optax."""
+    learning_rate: tuple[float, ...] = (5e-3,)
+    """Step size of the optimiser."""
+    num_samples: int = 500
+    """Samples of z for each held-out row behind its importance-weighted log-likelihood."""
+    contamination: float = 0.05
+    """Share of the training rows beyond the anomaly threshold of the error histogram."""
+
+
+def validate(config: Config) -> Config:
+    """Refuse what cannot be trained, before anything is read or written.
+
+    Args:
+        config: as given.
+
+    Returns:
+        The configuration with every default filled in.
+
+    Raises:
+        UsageError: naming the value and what is allowed.
+    """
+    check_options(config, EXPERIMENT)
+    check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
+    check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
+    for seed in config.seed:
+        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
+    for flag in ("latent_dim", "batch_size", "folds", "num_samples"):
+        value = getattr(config, flag)
+        check(
+            value is None or value >= 1,
+            flag_of(flag),
+            value,
+            "a whole number of 1 or more is needed",
+        )
+    allowed = "a finite number above 0 is needed"
+    check_members("--learning-rate", config.learning_rate, allowed, low=0)
+    for rate in config.learning_rate:
+        check(rate > 0, "--learning-rate", rate, allowed)
+    for width in config.hidden:
+        check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
+    share = config.contamination
+    check(0 < share <= 0.5, "--contamination", share, "above 0 and at most 0.5 is needed")
+    if config.csv is None:
+        for field in ("label", "schema"):
+            value = getattr(config, field)
+            check(value is None, flag_of(field), value, "belongs to --csv")
+    else:
+        check(config.dataset is None, "--dataset", config.dataset, "not together with --csv")
+    every = config.report_every
+    if every is None:
+        every = next(k for k in range(10, 0, -1) if config.epochs % k == 0)
+    divides = every >= 1 and config.epochs % every == 0
+    check(divides, "--report-every", every, f"a divisor of --epochs {config.epochs} is needed")
+    dataset = config.dataset or (None if config.csv else "iris")
+    return dataclasses.replace(config, report_every=every, dataset=dataset)
+
+
+def table_of(config: Config) -> Table:
+    """The table that the configuration names."""
+    if config.csv is not None:
+        return read_table(config.csv, label=config.label, schema=config.schema)
+    return load_table(config.dataset or "iris")
+
+
+def axes_of(config: Config) -> list[Axis]:
+    """The settings that may be swept."""
+    return [
+        Axis("beta", config.beta, "beta"),
+        Axis("learning_rate", config.learning_rate, "learning_rate"),
+    ]
+
+
+def run_name(config: Config, table: Table) -> str:
+    """The folder's name: table, network, latent size, what is swept, seeds and folds.
+
+    Raises:
+        UsageError: if it is too long for a folder.
+    """
+    safe = "".join(c if c.isalnum() or c in "._+" else "_" for c in table.name) or "table"
+    hidden = "-".join(map(str, config.hidden)) or "linear"
+    parts = [safe, f"mlp{hidden}", f"z{config.latent_dim}"]
+    for axis in shown_axes(axes_of(config), "beta"):
+        parts.append(axis.field + "+".join(map(short, axis.values)))
+    parts += ["seed" + "+".join(map(str, config.seed)), f"folds{config.folds}"]
+    name = "-".join(parts)
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"--name: the settings make one of {len(name)} characters; give a shorter")
+    return name
+
+
+def run(config: Config) -> None:
+    """Train, evaluate and draw, as the configuration says.
+
+    Raises:
+        UsageError: if a setting, the data or the folder does not allow it.
+        SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
+    """
+    if config.merge is not None:
+        merge(config)
+    elif config.launch is not None:
+        launch(config, prepare(validate(config))[1])
+    else:
+        config = validate(config)
+        with connected(config):
+            run_sweep(*prepare(config))
+
+
+def prepare(config: Config) -> tuple[Config, Task]:
+    """Load the table, deal it into folds and build what is trained.
+
+    Args:
+        config: with its defaults filled in.
+
+    Returns:
+        The configuration and the task.
+
+    Raises:
+        UsageError: if the data do not allow it.
+        DataError: if the table cannot be read.
+    """
+    table = table_of(config)
+    for warning in table.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    rows = len(table.values)
+    most = max(config.folds, 5 if config.folds == 1 else 1)
+    check(most <= rows, "--folds", config.folds, f"the table has {rows} rows")
+    splits = cross_validation(table, config.folds, config.seed)
+    fewest = min(len(split.train) for split in splits)
+    batch = config.batch_size or min(32, fewest)
+    check(batch <= fewest, "--batch-size", batch, f"at most the {fewest} training rows of a fold")
+    config = dataclasses.replace(config, batch_size=batch)
+
+    vae = make_table_vae(
+        splits[0].encoding.blocks,
+        hidden=config.hidden,
+        latent_dim=config.latent_dim,
+        activation=ACTIVATIONS[config.activation],
+        scale_of=config.scale_of,
+    )
+    trainer = make_trainer(
+        vae,
+        OBJECTIVES["beta"](),
+        batch_size=batch,
+        optimizer=flat(OPTIMIZERS[config.optimizer]),
+        preprocess=as_stored,
+    )
+
+    def evaluate(params: Params, test: Array) -> ElboEstimate:
+        key = jax.random.key(EVALUATION_SEED)
+        return estimate_elbo(key, vae, as_stored, params, test, num_samples=16)
+
+    data, test = as_subsets(splits)
+    hidden = "-".join(map(str, config.hidden)) or "linear"
+    title = f"{table.name} · {hidden} · z {config.latent_dim}"
+    report = TableReport(
+        vae=vae,
+        table=table,
+        splits=splits,
+        latent_dim=config.latent_dim,
+        num_samples=config.num_samples,
+        contamination=config.contamination,
+        title=title,
+        figures=config.figures != "none",
+    )
+    members = grid(axes_of(config), config.seed, lead="beta")
+    unit = "nats per row, continuous columns in standard deviations of the training folds"
+    return config, Task(
+        experiment=EXPERIMENT,
+        name=config.name or run_name(config, table),
+        title=title,
+        table=f"{table.name}: held-out rows of {config.folds} folds, {unit} (-ELBO at beta 1)",
+        about={
+            "dataset": table.name,
+            "example": "row",
+            "columns": {column.name: column.kind for column in table.columns},
+            "unit": f"{unit}, at beta 1",
+        },
+        members=over_folds(members, config.seed, config.folds),
+        trainer=trainer,
+        evaluate=evaluate,
+        data=data,
+        test=test,
+        batch_size=batch,
+        source={"source": table.source, "sha256": table.sha256},
+        measure=report.measure,
+        passes=config.report_every or 1,
+        execution="vmap",
+    )
+
+
+if __name__ == "__main__":
+    main(Config, run, PROG)

@@ -1,0 +1,600 @@
+import pickle
+import re
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import oracles
+import pandas
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_iris, load_wine
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.impute import KNNImputer
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from vae_jax.estimator import VAE
+from vae_jax.estimator.program import program_of
+
+# One shape for most tests, so that they share what is compiled.
+SMALL: dict[str, Any] = {"epochs": 3, "hidden": (4,), "num_samples": 4, "random_state": 0}
+
+
+@parametrize_with_checks([VAE(epochs=2, hidden=(4,), num_samples=4)])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def iris() -> np.ndarray:
+    return np.asarray(load_iris(return_X_y=True)[0])
+
+
+@pytest.fixture(scope="module")
+def small(iris) -> VAE:
+    return VAE(**SMALL).fit(iris)
+
+
+def params_of(vae: VAE) -> list[np.ndarray]:
+    return jax.tree.leaves(vae.params_)
+
+
+def assert_same(a: VAE, b: VAE, X: Any) -> None:
+    """Every number that the two hold or give, to the bit."""
+    for one, other in zip(params_of(a), params_of(b), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert a.offset_ == b.offset_
+    assert a.n_iter_ == b.n_iter_
+    assert a.history_.keys() == b.history_.keys()
+    for name in a.history_:
+        np.testing.assert_array_equal(a.history_[name], b.history_[name])
+    for method in ("transform", "reconstruct", "score_samples", "predict", "impute"):
+        np.testing.assert_array_equal(getattr(a, method)(X), getattr(b, method)(X))
+    np.testing.assert_array_equal(a.sample(5), b.sample(5))
+
+
+# As a part of scikit-learn
+
+
+def test_it_is_a_step_of_a_pipeline():
+    X, y = load_iris(return_X_y=True)
+    model = make_pipeline(VAE(random_state=0, epochs=100), KNeighborsClassifier())
+    scores = cross_val_score(model, X, y, cv=3)
+    # Folds of 50 rows: 0.87 less three standard errors. Chance is 0.33.
+    assert scores.min() > 0.87 - 3 * np.sqrt(0.87 * 0.13 / 50)
+
+
+def test_a_grid_is_searched_by_the_likelihood(iris):
+    search = GridSearchCV(VAE(**SMALL), {"epochs": [1, 60], "learning_rate": [5e-3]}, cv=3)
+    search.fit(iris)
+    assert search.best_params_["epochs"] == 60
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    best = search.best_estimator_
+    assert search.score(iris) == best.score(iris) == best.score_samples(iris).mean()
+
+
+def test_a_clone_is_unfitted_and_learns_the_same(small, iris):
+    again: Any = clone(small)
+    assert again.get_params() == small.get_params()
+    with pytest.raises(NotFittedError):
+        again.transform(iris)
+    assert_same(again.fit(iris), small, iris)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda vae, X: vae.transform(X),
+        lambda vae, X: vae.reconstruct(X),
+        lambda vae, X: vae.impute(X),
+        lambda vae, X: vae.score_samples(X),
+        lambda vae, X: vae.predict(X),
+        lambda vae, X: vae.inverse_transform(X[:, :2]),
+        lambda vae, X: vae.sample(),
+        lambda vae, X: vae.save("never.npz"),
+    ],
+)
+def test_what_was_not_fitted_says_so(iris, use):
+    with pytest.raises(NotFittedError):
+        use(VAE(), iris)
+
+
+def test_pandas_goes_in_and_comes_out(small):
+    frame: Any = load_iris(return_X_y=True, as_frame=True)[0]
+    vae = VAE(**SMALL).set_output(transform="pandas").fit(frame)
+    assert vae.feature_names_in_.tolist() == frame.columns.tolist()
+    assert vae.get_feature_names_out().tolist() == ["vae0", "vae1"]
+    found = vae.transform(frame)
+    assert isinstance(found, pandas.DataFrame)
+    assert found.columns.tolist() == ["vae0", "vae1"]
+    assert (found.index == frame.index).all()
+    np.testing.assert_array_equal(found, small.transform(frame.to_numpy()))
+    with pytest.raises(ValueError, match="feature names"):
+        vae.transform(frame[frame.columns[::-1]])
+
+
+# Numbers
+
+
+def test_the_random_state_decides_everything(small, iris):
+    assert_same(VAE(**SMALL).fit(iris), small, iris)
+    other = VAE(**SMALL | {"random_state": 1}).fit(iris)
+    assert not np.any(other.transform(iris) == small.transform(iris))
+    assert not np.any(other.sample(5) == small.sample(5))
+    generator = VAE(**SMALL | {"random_state": np.random.RandomState(0)}).fit(iris)
+    np.testing.assert_array_equal(generator.transform(iris), small.transform(iris))
+
+
+def test_shapes_and_units(small, iris):
+    Z = small.transform(iris)
+    assert Z.shape == (150, 2)
+    assert Z.dtype == np.float64
+    fitted = small.reconstruct(iris)
+    assert fitted.shape == iris.shape
+    np.testing.assert_allclose(small.inverse_transform(Z), fitted, rtol=1e-5)
+    assert small.score_samples(iris).shape == small.decision_function(iris).shape == (150,)
+    assert small.sample(7).shape == (7, 4)
+    np.testing.assert_array_equal(small.fit_transform(iris), Z)
+    assert small.history_.keys() == {"loss", "elbo", "log_lik", "kl"}
+    assert all(values.shape == (3,) for values in small.history_.values())
+    np.testing.assert_allclose(
+        small.history_["elbo"], small.history_["log_lik"] - small.history_["kl"], rtol=1e-4
+    )
+
+
+def test_samples_do_not_depend_on_their_number(small):
+    # 512 at once, so that the last of these stand in a second batch.
+    many = small.sample(600, random_state=3)
+    np.testing.assert_array_equal(small.sample(20, random_state=3), many[:20])
+    assert not np.array_equal(small.sample(20, random_state=4), many[:20])
+    assert len(np.unique(many, axis=0)) == 600
+    np.testing.assert_array_equal(small.sample(3), small.sample(3))
+
+
+def test_a_row_has_the_same_numbers_whoever_stands_beside(small, iris):
+    many = np.concatenate([iris[::-1]] * 4)
+    for method in ("transform", "reconstruct", "score_samples"):
+        alone = getattr(small, method)(iris[:1])
+        np.testing.assert_array_equal(getattr(small, method)(many)[149], alone[0])
+
+
+def test_likelihoods_are_in_the_units_of_the_table(iris):
+    # Powers of two, so that the features are the same to the bit.
+    factors = np.array([4.0, 4.0, 0.5, 1024.0])
+    one, other = VAE(**SMALL).fit(iris), VAE(**SMALL).fit(iris * factors)
+    holes = iris[:20].copy()
+    holes[:, 3] = np.nan
+    for X, shift in ((iris, np.log(factors).sum()), (holes, np.log(factors[:3]).sum())):
+        apart = one.score_samples(X) - other.score_samples(X * factors)
+        np.testing.assert_allclose(apart, shift, atol=1e-9)
+    assert one.offset_ - other.offset_ == pytest.approx(np.log(factors).sum())
+    np.testing.assert_allclose(other.sample(9), one.sample(9) * factors)
+    fitted = other.reconstruct(iris * factors)
+    np.testing.assert_allclose(fitted, one.reconstruct(iris) * factors)
+
+
+class Linear(NamedTuple):
+    X: np.ndarray
+    vae: VAE
+    pca: PCA
+    truth: oracles.LinearGaussian  # the closed form, of the standardised columns
+
+
+@pytest.fixture(scope="module")
+def linear() -> Linear:
+    rng = np.random.default_rng(0)
+    columns, _ = np.linalg.qr(rng.normal(size=(6, 2)))
+    model = oracles.LinearGaussian(columns * [3.0, 2.0], 5 * rng.normal(size=6), 1.0)
+    X = oracles.sample(model, rng, 1024)
+    # All rows in every step, so that only the noise of z is left of the gradient's.
+    vae = VAE(
+        latent_dim=2,
+        hidden=(),
+        scale_of="table",
+        batch_size=1024,
+        epochs=3000,
+        learning_rate=2e-3,
+        num_samples=1000,
+        random_state=0,
+    ).fit(X)
+    features = StandardScaler().fit_transform(X)
+    pca = PCA(2).fit(features)
+    return Linear(X, vae, pca, oracles.maximum_likelihood(features, 2))
+
+
+def test_a_linear_vae_is_probabilistic_pca(linear):
+    kernel = linear.vae.params_["decoder"]["params"]["Dense_0"]["kernel"]
+    basis, _ = np.linalg.qr(kernel.T)
+    cosines = np.linalg.svd(linear.pca.components_ @ basis)[1]
+    assert np.degrees(np.arccos(min(cosines.min(), 1.0))) < 1
+    features = StandardScaler().fit_transform(linear.X)
+    ours = linear.vae.score(linear.X) + np.log(linear.X.std(axis=0)).sum()
+    assert ours == pytest.approx(linear.pca.score(features), abs=0.01)
+
+
+def test_samples_of_a_linear_vae_have_the_covariance_of_pca(linear):
+    n = 20_000
+    draws = (linear.vae.sample(n) - linear.X.mean(axis=0)) / linear.X.std(axis=0)
+    expected = linear.pca.get_covariance()
+    # An entry's standard error is at most sqrt(2 / n) = 0.01; the rest is for what was learned.
+    np.testing.assert_allclose(np.cov(draws.T), expected, atol=0.04 + 0.03)
+    np.testing.assert_allclose(draws.mean(axis=0), 0, atol=0.04)
+    # The batches of 512 do not repeat each other.
+    first, second = draws[:512].ravel(), draws[512:1024].ravel()
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(512)
+
+
+def test_a_linear_vae_imputes_the_conditional_mean(linear):
+    mean, std = linear.X.mean(axis=0), linear.X.std(axis=0)
+    holes = linear.X[:40].copy()
+    holes[np.random.default_rng(1).random(holes.shape) < 0.3] = np.nan
+    found = (linear.vae.impute(holes) - mean) / std
+    rows = (holes - mean) / std
+    expected = np.stack([oracles.conditional_mean(linear.truth, row) for row in rows])
+    missing = np.isnan(holes)
+    error = np.sqrt(np.mean((found - expected)[missing] ** 2))
+    # Against a spread of 1: the rest is what was learned, and 1000 samples.
+    assert error < 0.06
+    np.testing.assert_array_equal(linear.vae.impute(holes)[~missing], holes[~missing])
+
+
+def test_wine_with_holes_is_filled_as_well_as_by_neighbours():
+    X = np.asarray(load_wine(return_X_y=True)[0])
+    missing = np.random.default_rng(0).random(X.shape) < 0.2
+    holes = np.where(missing, np.nan, X)
+    scaler = StandardScaler().fit(holes)
+
+    def error(filled: Any) -> float:
+        apart = np.asarray(scaler.transform(filled)) - np.asarray(scaler.transform(X))
+        return float(np.sqrt((apart[missing] ** 2).mean()))
+
+    ours = error(VAE(random_state=0).fit(holes).impute(holes))
+    by_mean = error(np.where(missing, np.nanmean(holes, axis=0), X))
+    neighbours = np.asarray(KNNImputer().fit_transform(scaler.transform(holes)))
+    by_neighbours = error(scaler.inverse_transform(neighbours))
+    # 0.77 of ours, 1.05 of the mean, 0.77 of five neighbours.
+    assert ours < 0.8 * by_mean, (ours, by_mean)
+    assert ours < 1.05 * by_neighbours, (ours, by_neighbours)
+
+
+# Outliers
+
+
+@pytest.mark.parametrize("contamination", [0.02, 0.1, 0.5])
+def test_a_share_of_the_training_rows_are_outliers(iris, contamination):
+    vae = VAE(**SMALL, contamination=contamination).fit(iris)
+    labels = vae.predict(iris)
+    assert set(labels) <= {-1, 1}
+    assert abs((labels == -1).mean() - contamination) <= 1 / len(iris)
+    decision = vae.decision_function(iris)
+    np.testing.assert_array_equal(labels == -1, decision < 0)
+    np.testing.assert_array_equal(decision, vae.score_samples(iris) - vae.offset_)
+    np.testing.assert_array_equal(vae.fit_predict(iris), labels)
+
+
+def test_the_threshold_of_many_rows_is_set_by_some_of_them():
+    X = np.random.default_rng(0).normal(size=(12_000, 2))
+    vae = VAE(1, hidden=(), epochs=1, num_samples=4, random_state=0).fit(X)
+    share = (vae.predict(X) == -1).mean()
+    # 10,000 of them are drawn: a standard error of 0.003, less for a finite population.
+    assert abs(share - 0.1) < 4 * np.sqrt(0.1 * 0.9 / 10_000)
+
+
+@pytest.mark.parametrize("hidden", [(4,), ()])
+@pytest.mark.parametrize("value", [1e3, -1e10, 1e25, 1e45, -1e300])
+def test_the_farthest_rows_are_outliers(iris, hidden, value):
+    vae = VAE(**SMALL | {"hidden": hidden}).fit(iris)
+    far = iris[:2].copy()
+    far[0, 2] = value
+    assert vae.predict(far)[0] == -1
+    assert vae.score_samples(far)[0] < vae.score_samples(far)[1]
+    assert np.isfinite(vae.transform(far)).all()
+
+
+# Kinds of columns
+
+
+@pytest.fixture(scope="module")
+def mixed() -> tuple[np.ndarray, list[str]]:
+    rng = np.random.default_rng(0)
+    columns = {
+        "categorical": rng.integers(3, size=150),
+        "continuous": rng.normal(170, 10, 150),
+        "binary": rng.integers(2, size=150),
+        "count": rng.poisson(4, 150),
+        "heavy_tailed": 100 * rng.standard_t(3, 150),
+    }
+    return np.stack(list(columns.values()), axis=1).astype(float), list(columns)
+
+
+def check_values(X: np.ndarray) -> None:
+    assert np.isfinite(X).all()
+    assert set(X[:, 0]) <= {0, 1, 2}
+    assert set(X[:, 2]) <= {0, 1}
+    assert (X[:, 3] >= 0).all()
+
+
+def test_mixed_columns_have_values_that_are_allowed(mixed):
+    X, kinds = mixed
+    vae = VAE(**SMALL | {"epochs": 60, "num_samples": 400}, kinds=kinds).fit(X)
+    draws = vae.sample(300)
+    check_values(draws)
+    assert set(draws[:, 0]) == {0, 1, 2}
+    np.testing.assert_array_equal(draws[:, 3], np.round(draws[:, 3]))
+    assert 150 < draws[:, 1].mean() < 190
+    holes = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
+    holes[0] = np.nan
+    # Of a count it is the mean, which need not be whole.
+    filled = vae.impute(holes)
+    check_values(filled)
+    np.testing.assert_array_equal(filled[~np.isnan(holes)], holes[~np.isnan(holes)])
+    check_values(vae.reconstruct(holes))
+    assert np.isfinite(vae.score_samples(holes)).all()
+    # A row without a value has the probability 1, by 400 samples of a posterior that is not
+    # the prior: four standard errors, if the weights spread by less than their mean.
+    assert vae.score_samples(holes)[0] == pytest.approx(0, abs=4 / np.sqrt(400))
+    check_values(VAE(**SMALL, kinds=kinds).fit(holes).sample(20))
+
+
+def test_probabilities_of_columns_with_codes_sum_to_one():
+    rng = np.random.default_rng(0)
+    X = np.stack([rng.integers(2, size=150), rng.integers(3, size=150)], axis=1).astype(float)
+    vae = VAE(**SMALL | {"num_samples": 2000, "epochs": 20}, kinds=["binary", "categorical"])
+    table = np.array([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0, 2.0)])
+    assert np.exp(vae.fit(X).score_samples(table)).sum() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "allowed"),
+    [
+        ("categorical", 3.0, "from 0 to 2"),
+        ("categorical", -1.0, "from 0 to 2"),
+        ("categorical", 0.5, "from 0 to 2"),
+        ("binary", 2.0, "from 0 to 1"),
+        ("count", -3.0, "whole numbers from 0 are"),
+        ("count", 1.5, "whole numbers from 0 are"),
+    ],
+)
+def test_a_code_that_is_none_is_named(mixed, kind, value, allowed):
+    X, kinds = mixed
+    vae = VAE(**SMALL, kinds=kinds).fit(X)
+    wrong, column = X.copy(), kinds.index(kind)
+    wrong[7, column] = value
+    message = rf"column 'x{column}', row 7: {value:g}; it is {kind}.*{allowed}"
+    for method in (vae.transform, vae.score_samples, vae.impute, vae.predict):
+        with pytest.raises(ValueError, match=message) as raised:
+            method(wrong)
+        assert "\n" not in str(raised.value)
+    if kind != "categorical" or value != 3:
+        with pytest.raises(ValueError, match=rf"column 'x{column}', row 7: {value:g}"):
+            VAE(**SMALL, kinds=kinds).fit(wrong)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("latent_dim", 0),
+        ("latent_dim", 2.0),
+        ("epochs", 0),
+        ("num_samples", -1),
+        ("hidden", (4, 0)),
+        ("hidden", 32),
+        ("hidden", "4"),
+        ("activation", "swoosh"),
+        ("beta", -1.0),
+        ("beta", float("nan")),
+        ("beta", "much"),
+        ("learning_rate", 0.0),
+        ("learning_rate", None),
+        ("contamination", 0.0),
+        ("contamination", 0.6),
+        ("contamination", "auto"),
+        ("batch_size", 0),
+        ("batch_size", "Auto"),
+        ("scale_of", "everything"),
+        ("kinds", "text"),
+        ("kinds", 3),
+        ("kinds", ["continuous"] * 3),
+        ("kinds", ["continuous"] * 3 + ["text"]),
+    ],
+)
+def test_a_parameter_without_a_meaning_is_named(iris, parameter, value):
+    vae = VAE(**SMALL | {parameter: value})
+    with pytest.raises(ValueError, match=parameter) as raised:
+        vae.fit(iris)
+    assert "\n" not in str(raised.value)
+
+
+def test_rows_of_another_width_are_refused(small, iris):
+    with pytest.raises(ValueError, match="3 features"):
+        small.transform(iris[:, :3])
+    with pytest.raises(ValueError, match=r"shape \(5, 3\): 2 latent dimensions"):
+        small.inverse_transform(np.zeros((5, 3)))
+    with pytest.raises(ValueError, match="n_samples 0"):
+        small.sample(0)
+
+
+@pytest.mark.parametrize(
+    "how", [{"learning_rate": 1e8}, {"learning_rate": 1e30, "epochs": 1, "batch_size": 150}]
+)
+def test_a_divergence_is_an_error(iris, how):
+    # The second one has its loss before the only step, and nothing finite behind it.
+    with pytest.raises(ValueError, match=r"learning_rate .*diverged in epoch \d+; a smaller"):
+        VAE(random_state=0, hidden=(4,), num_samples=4, **{"epochs": 50} | how).fit(iris)
+
+
+# Ctrl-C
+
+
+def interrupted(monkeypatch, vae: VAE, X: np.ndarray, calls: int) -> None:
+    """Fit, and press Ctrl-C when the call after some is done, but not yet returned."""
+    real, done = VAE._program, []
+
+    def patched(self):
+        program = real(self)
+
+        def train(*args):
+            result = program.train(*args)
+            done.append(1)
+            if len(done) > calls:
+                raise KeyboardInterrupt
+            return result
+
+        return program._replace(train=train)
+
+    monkeypatch.setattr(VAE, "_program", patched)
+    try:
+        vae.fit(X)
+    finally:
+        monkeypatch.undo()
+
+
+def test_ctrl_c_keeps_the_epochs_that_were_done(monkeypatch, iris):
+    # Of 4 steps, so that 128 of them are one call.
+    vae = VAE(**SMALL | {"epochs": 1000})
+    with pytest.warns(UserWarning, match="stopped after epoch 256 of 1000"):
+        interrupted(monkeypatch, vae, iris, calls=2)
+    assert vae.n_iter_ == len(vae.history_["loss"]) == 256
+    assert_same(vae, VAE(**SMALL | {"epochs": 256}).fit(iris), iris)
+
+
+def test_ctrl_c_in_the_first_epoch_ends_the_fit(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(600, 2))
+    vae = VAE(**SMALL, batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(monkeypatch, vae, X, calls=1)
+    with pytest.raises(NotFittedError):
+        vae.transform(X)
+
+
+def test_a_fit_that_fails_leaves_nothing_of_the_one_before(iris):
+    vae = VAE(**SMALL).fit(iris)
+    vae.learning_rate = 1e8
+    vae.epochs = 50
+    with pytest.raises(ValueError, match="diverged"):
+        vae.fit(iris * 7)
+    with pytest.raises(NotFittedError):
+        vae.score_samples(iris)
+
+
+def test_progress_is_told_when_asked(capsys, iris):
+    VAE(**SMALL).fit(iris)
+    assert capsys.readouterr().out == ""
+    VAE(**SMALL, verbose=True).fit(iris)
+    assert re.fullmatch(r"epoch 3/3  ELBO -\d+\.\d{3} nats a row\n", capsys.readouterr().out)
+
+
+# Files
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path, mixed):
+    X, kinds = mixed
+    frame = pandas.DataFrame(X, columns=["a", "b", "c", "d", "e"])
+    vae = VAE(**SMALL, kinds=np.array(kinds), beta=np.float64(0.5)).fit(frame)
+    vae.save(tmp_path / "vae.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["vae.npz"]
+    loaded = VAE.load(tmp_path / "vae.npz")
+    assert loaded.beta == 0.5
+    assert list(loaded.kinds) == kinds
+    assert loaded.encoding_.columns == vae.encoding_.columns
+    assert loaded.get_feature_names_out().tolist() == ["vae0", "vae1"]
+    assert_same(loaded, vae, frame)
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.transform(frame[["b", "a", "c", "d", "e"]])
+    # What it was made with is there too.
+    assert_same(VAE(**loaded.get_params()).fit(frame), vae, frame)
+
+
+def test_the_file_has_no_pickle(tmp_path, small):
+    small.save(tmp_path / "vae.npz")
+    with np.load(tmp_path / "vae.npz", allow_pickle=False) as saved:
+        assert all(saved[name].dtype != object for name in saved.files)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "text", "empty", "other", "less", "shape"])
+def test_a_damaged_file_is_refused(tmp_path, small, damage):
+    path = tmp_path / "vae.npz"
+    small.save(path)
+    whole = path.read_bytes()
+    with np.load(path) as saved:
+        arrays: dict[str, Any] = dict(saved)
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "flipped":
+        middle = whole.index(b"latent_dim")
+        path.write_bytes(whole[:middle] + b"L" + whole[middle + 1 :])
+    elif damage == "text":
+        path.write_text("latent_dim: 2")
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "other":
+        np.savez(path, x=np.zeros(3))
+    elif damage == "less":
+        np.savez(path, **{k: v for k, v in arrays.items() if k != "params/1"})
+    else:
+        arrays["params/1"] = np.zeros((2, 2))
+        np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"vae\.npz: not a saved VAE, or damaged") as raised:
+        VAE.load(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        VAE.load(tmp_path / "vae.npz")
+
+
+def test_a_random_state_that_no_file_holds_is_refused(tmp_path, iris):
+    vae = VAE(**SMALL | {"random_state": np.random.RandomState(0)}).fit(iris)
+    with pytest.raises(ValueError, match=r"random_state .*: an integer or None can be saved"):
+        vae.save(tmp_path / "vae.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pickle_is_the_same(small, iris):
+    assert_same(pickle.loads(pickle.dumps(small)), small, iris)
+
+
+# Compilation
+
+
+def use_all(vae: VAE, X: np.ndarray) -> None:
+    vae.transform(X)
+    vae.impute(X)
+    vae.reconstruct(X)
+    vae.sample(len(X))
+
+
+def test_tables_of_nearly_one_length_share_what_is_compiled(iris):
+    # A width that no other test has, and columns by the side.
+    wide = np.concatenate([iris, iris[:, :1] ** 2], axis=1)
+    first = VAE(**SMALL).fit(wide[:142])
+    use_all(first, wide)
+    program, misses = first._program(), program_of.cache_info().misses
+    functions: list[Any] = [program.train, program.encode, program.decode, program.score]
+    functions += [program.impute, program.sample]
+    sizes = [fun._cache_size() for fun in functions]
+    assert sizes == [1] * 6
+    other = VAE(**SMALL | {"random_state": 1, "learning_rate": 1e-3, "beta": 0.5, "epochs": 5})
+    other.fit(wide[:143])
+    use_all(other, wide[:9])
+    assert other._program() is program
+    assert program_of.cache_info().misses == misses
+    assert [fun._cache_size() for fun in functions] == sizes
+
+
+def test_fitting_warns_of_nothing(iris):
+    constant = np.concatenate([iris, np.full((150, 1), 0.1)], axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae = VAE(**SMALL).fit(constant)
+    np.testing.assert_allclose(vae.impute(np.full((1, 5), np.nan))[0, 4], 0.1, atol=1)

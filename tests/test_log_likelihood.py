@@ -1,0 +1,177 @@
+"""The importance-weighted estimate, on a model whose log p(x) is known in closed form."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from vae_jax.evaluation import log_likelihood, posterior_predictive
+from vae_jax.gaussian import log_density, reparameterize, standard_log_density
+from vae_jax.likelihoods import missing_at_nan
+from vae_jax.model import VAE
+
+
+class Linear(NamedTuple):
+    model: oracles.LinearGaussian
+    xs: jax.Array
+    log_p: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def linear() -> Linear:
+    rng = np.random.default_rng(0)
+    model = oracles.random_model(rng)
+    xs = oracles.sample(model, rng, 40)
+    return Linear(model, jnp.asarray(xs, jnp.float32), oracles.log_marginal(model, xs))
+
+
+def estimates(key: jax.Array, vae: VAE, xs: jax.Array, num_samples: int):
+    def one(x: jax.Array):
+        return log_likelihood(key, vae, {}, x, num_samples)
+
+    return jax.jit(jax.vmap(one))(xs)
+
+
+# One batch, a full one, and more with a remainder.
+@pytest.mark.parametrize("num_samples", [1, 2, 128, 129, 300])
+def test_with_the_true_posterior_every_k_gives_log_p(linear, key, num_samples):
+    found = estimates(key, oracles.as_vae(linear.model), linear.xs, num_samples)
+    np.testing.assert_allclose(found.log_likelihood, linear.log_p, atol=2e-5)
+    # All weights are alike.
+    np.testing.assert_allclose(found.effective_samples, num_samples, rtol=1e-4)
+
+
+def test_with_a_wrong_posterior_the_estimate_rises_to_log_p(linear, key):
+    vae, repeats = oracles.as_vae(linear.model, posterior_shift=0.4), 4000
+
+    @jax.jit
+    def bound(keys: jax.Array) -> jax.Array:
+        def of_rows(key: jax.Array) -> list[jax.Array]:
+            def one(x: jax.Array) -> list[jax.Array]:
+                return [log_likelihood(key, vae, {}, x, k).log_likelihood for k in (1, 4, 16)]
+
+            return [jnp.mean(values) for values in jax.vmap(one)(linear.xs)]
+
+        return jnp.stack(jax.vmap(of_rows)(keys))
+
+    bounds = np.asarray(bound(jax.random.split(key, repeats)))
+    gaps = np.diff([*bounds.mean(axis=1), linear.log_p.mean()])
+    errors = bounds.std(axis=1) / np.sqrt(repeats)
+    # Below log p(x), and closer with every step, by more than the noise.
+    assert np.all(gaps > 4 * errors), (gaps, errors)
+
+
+def test_with_a_wrong_posterior_many_samples_give_log_p(linear, key):
+    k = 5000
+    found = estimates(key, oracles.as_vae(linear.model, posterior_shift=0.4), linear.xs, k)
+    effective = np.asarray(found.effective_samples)
+    assert np.all(effective > 1)
+    assert np.all(effective < k)
+    # By the delta method the variance of log mean w is that of w / E[w] over K, which is
+    # 1 / effective - 1 / K; the bias, half of that, is far below its root.
+    error = np.sqrt(1 / effective - 1 / k)
+    assert np.all(abs(found.log_likelihood - linear.log_p) < 4 * error)
+
+
+def test_a_worse_posterior_has_fewer_effective_samples(linear, key):
+    shifts = (0.0, 0.4, 2.0)
+    effective = [
+        estimates(key, oracles.as_vae(linear.model, shift), linear.xs, 256).effective_samples.mean()
+        for shift in shifts
+    ]
+    assert effective[0] > effective[1] > effective[2] >= 1
+
+
+def by_hand(key: jax.Array, vae: VAE, x: jax.Array, num_samples: int):
+    """Log-weights and decoded means of all samples at once."""
+
+    def weigh(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        q = vae.encode({}, x)
+        z = reparameterize(jax.random.fold_in(key, i), q)
+        theta = vae.decode({}, z)
+        log_w = vae.likelihood.log_prob(theta, x) + standard_log_density(z) - log_density(q, z)
+        return log_w, vae.likelihood.mean(theta)
+
+    return jax.jit(jax.vmap(weigh))(jnp.arange(num_samples))
+
+
+@pytest.mark.parametrize("num_samples", [5, 300])
+def test_streamed_samples_are_those_of_one_batch(linear, key, num_samples):
+    vae, x = oracles.as_vae(linear.model, posterior_shift=0.4), linear.xs[3]
+    log_w, means = by_hand(key, vae, x, num_samples)
+    log_w = np.asarray(log_w, np.float64)
+    w = np.exp(log_w - log_w.max())
+    found = log_likelihood(key, vae, {}, x, num_samples)
+    expected = np.log(w.mean()) + log_w.max()
+    np.testing.assert_allclose(found.log_likelihood, expected, rtol=1e-5)
+    np.testing.assert_allclose(found.effective_samples, w.sum() ** 2 / (w**2).sum(), rtol=1e-4)
+    mean = posterior_predictive(key, vae, {}, x, num_samples)
+    np.testing.assert_allclose(mean, w @ np.asarray(means) / w.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_more_samples_begin_with_the_same(linear, key):
+    # So that scores with other numbers of samples differ by no more than the new ones.
+    vae, x = oracles.as_vae(linear.model, posterior_shift=0.4), linear.xs[3]
+    log_w, _ = by_hand(key, vae, x, 300)
+    for k in (1, 128, 300):
+        found = log_likelihood(key, vae, {}, x, k).log_likelihood
+        expected = jax.nn.logsumexp(log_w[:k]) - np.log(k)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("missing", [[], [0], [1, 4], [0, 1, 2, 3], [0, 1, 2, 3, 4]])
+def test_the_posterior_predictive_is_the_conditional_mean(linear, key, missing):
+    model, k = linear.model, 20_000
+    x = np.asarray(linear.xs[3]).copy()
+    x[missing] = np.nan
+    vae = oracles.as_vae(model)
+    # The prior is a posterior for every pattern, if a poor one: the weights do the rest.
+    vae = vae._replace(
+        likelihood=missing_at_nan(vae.likelihood),
+        encode=lambda params, x: oracles.Normal(jnp.zeros(2), jnp.zeros(2)),
+    )
+    log_w, means = map(np.asarray, by_hand(key, vae, jnp.asarray(x), k))
+    expected = oracles.conditional_mean(model, x)
+    share = np.exp(log_w - log_w.max())
+    share /= share.sum()
+    found = posterior_predictive(key, vae, {}, jnp.asarray(x), k)
+    # The standard error of a self-normalised estimate (Owen, Monte Carlo, equation 9.9).
+    error = np.sqrt(np.sum((share[:, None] * (means - expected)) ** 2, axis=0))
+    assert np.all(error < 0.05)
+    assert np.all(abs(found - expected) < 4 * error), (found, expected, error)
+
+
+def test_missing_values_leave_the_marginal_of_the_others(linear, key):
+    model, k = linear.model, 20_000
+    x = np.asarray(linear.xs[5]).copy()
+    x[[1, 2]] = np.nan
+    seen = ~np.isnan(x)
+    vae = oracles.as_vae(model)
+    vae = vae._replace(
+        likelihood=missing_at_nan(vae.likelihood),
+        encode=lambda params, x: oracles.Normal(jnp.zeros(2), jnp.zeros(2)),
+    )
+    found = log_likelihood(key, vae, {}, jnp.asarray(x), k)
+    part = model._replace(weights=model.weights[seen], offset=model.offset[seen])
+    expected = oracles.log_marginal(part, x[None, seen])[0]
+    error = np.sqrt(1 / found.effective_samples)
+    assert error < 0.05
+    assert abs(found.log_likelihood - expected) < 4 * error
+
+
+@pytest.mark.parametrize("estimate", [log_likelihood, posterior_predictive])
+@pytest.mark.parametrize("num_samples", [0, -1])
+def test_no_sample_is_refused(linear, key, estimate, num_samples):
+    with pytest.raises(ValueError, match=f"num_samples {num_samples}: at least 1"):
+        estimate(key, oracles.as_vae(linear.model), {}, linear.xs[0], num_samples)
+
+
+def test_weights_that_all_underflow_give_no_nan(linear, key):
+    # At 1e20 the squares overflow float32: log p(x) is -inf, of every sample.
+    found = log_likelihood(key, oracles.as_vae(linear.model), {}, jnp.full(5, 1e20), 300)
+    assert found.log_likelihood == -jnp.inf
+    mean = posterior_predictive(key, oracles.as_vae(linear.model), {}, jnp.full(5, 1e20), 300)
+    assert jnp.all(jnp.isfinite(mean))

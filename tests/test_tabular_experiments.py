@@ -1,0 +1,341 @@
+"""`experiments.tabular` and `experiments.anomaly`: run for real, their files read back."""
+
+import contextlib
+import csv
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
+from sklearn.neighbors import KNeighborsClassifier
+from test_experiments import surroundings  # noqa: F401
+
+from experiments import anomaly, tabular
+from experiments._folds import as_subsets, cross_validation
+from experiments._outliers import image_tasks, table_tasks
+from experiments._run import main
+from vae_jax.data import load_table
+
+FAST = ("--epochs", "4", "--hidden", "8", "--num-samples", "4")
+FIGURES = {
+    "comparison",
+    "generated_correlations",
+    "generated_marginals",
+    "generated_pairs",
+    "kl_against_beta",
+    "latent",
+    "latent_over_beta",
+    "loss_curves",
+    "rate_distortion",
+    "reconstruction_error",
+    "traversals",
+}
+
+
+class Done(NamedTuple):
+    code: object
+    out: str
+    err: str
+
+
+def call(module: ModuleType, folder: Path, *flags: str) -> Done:
+    """A command line in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["experiment.py", *flags])
+        try:
+            main(module.Config, module.run, module.PROG)
+        except SystemExit as stop:
+            code = stop.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((run / "metrics.csv").read_text("utf-8"))))
+
+
+def assert_drawn(path: Path) -> None:
+    picture = np.asarray(Image.open(path).convert("L"))
+    assert picture.std() > 5, path.name
+    assert path.stat().st_size < 1_000_000
+    assert path.with_suffix(".npz").is_file()
+
+
+@pytest.fixture(scope="module")
+def iris(tmp_path_factory) -> tuple[Done, Path]:
+    """Two betas, two seeds and three folds of Iris: twelve models."""
+    folder = tmp_path_factory.mktemp("iris")
+    sweep = ("--beta", "0.5", "1", "--seed", "0", "1", "--folds", "3", "--name", "run")
+    done = call(tabular, folder, "--dataset", "iris", *sweep, *FAST)
+    assert (done.code, done.err) == (0, "")
+    return done, folder / "results" / "tabular" / "run"
+
+
+def test_every_fold_of_every_seed_and_beta_is_a_row(iris):
+    _, run = iris
+    rows = rows_of(run)
+    assert len(rows) == 12  # four epochs are one report
+    assert {(r["beta"], r["seed"], r["fold"]) for r in rows} == {
+        (beta, str(seed), str(fold))
+        for beta in ("0.5", "1.0")
+        for seed in range(2)
+        for fold in range(3)
+    }
+    assert {row["epoch"] for row in rows} == {"4"}
+
+
+def test_the_references_are_those_of_scikit_learn_on_the_same_folds(iris):
+    _, run = iris
+    iris_table: Any = load_iris()
+    X, y = iris_table.data, iris_table.target
+    table = load_table("iris")
+    accuracies, densities = [], []
+    for split in cross_validation(table, 3, (0, 1)):
+        mean, scale = X[split.train].mean(0), X[split.train].std(0)
+        train, test = ((X[rows] - mean) / scale for rows in (split.train, split.test))
+        pca = PCA(2).fit(train)
+        neighbours = KNeighborsClassifier(5).fit(pca.transform(train), y[split.train])
+        accuracies.append(neighbours.score(pca.transform(test), y[split.test]))
+        densities.append(pca.score(test))
+    found = read(run / "comparison.json")
+    assert found["PCA"]["knn_accuracy"]["mean"] == pytest.approx(np.mean(accuracies), abs=1e-9)
+    by_seed = np.reshape(accuracies, (2, 3)).mean(axis=1)
+    error = np.std(by_seed, ddof=1) / np.sqrt(2)
+    assert found["PCA"]["knn_accuracy"]["standard_error"] == pytest.approx(error, abs=1e-9)
+    # Features are float32.
+    ppca = found["probabilistic PCA"]["log_likelihood"]["mean"]
+    assert ppca == pytest.approx(np.mean(densities), abs=1e-3)
+
+
+def test_the_tables_say_who_is_ahead(iris):
+    done, run = iris
+    text = (run / "comparison.md").read_text("utf-8")
+    methods = re.findall(r"^\| ([^|]+?) \|", text, flags=re.MULTILINE)
+    assert {"beta 0.5", "beta 1", "PCA", "probabilistic PCA", "raw features"} <= set(methods)
+    assert "petal length (cm)" in methods
+    found = read(run / "comparison.json")
+    best = max(found[m]["knn_accuracy"]["mean"] for m in ("beta 0.5", "beta 1"))
+    ahead = max(found[m]["knn_accuracy"]["mean"] for m in found) > best
+    assert ("5-NN:" in done.out) == ahead
+    summary = read(run / "summary.json")
+    assert len(summary["members"]) == 12
+    for entry in summary["by_setting"]:
+        members = [m for m in summary["members"] if m["beta"] == entry["beta"]]
+        for name in ("log_likelihood", "elbo", "rmse", "knn_accuracy", "ari", "trustworthiness"):
+            values = [member["also"][name] for member in members]
+            assert entry[name]["mean"] == pytest.approx(np.mean(values))
+        # The same quantity by 16 and by 4 samples of each row.
+        assert entry["neg_elbo"]["mean"] == pytest.approx(-entry["elbo"]["mean"], abs=1)
+        assert entry["log_likelihood"]["mean"] > entry["elbo"]["mean"]
+
+
+def test_every_figure_is_drawn(iris):
+    _, run = iris
+    assert {path.stem for path in (run / "figures").glob("*.png")} == FIGURES
+    for path in (run / "figures").glob("*.png"):
+        assert_drawn(path)
+
+
+def test_a_finished_run_resumes_to_the_same_rows(tmp_path):
+    flags = ("--dataset", "iris", "--beta", "0.5", "1", "--seed", "0", "1", "--folds", "3")
+    flags = (*flags, "--name", "run", "--hidden", "8", "--num-samples", "4", "--figures", "none")
+    flags = (*flags, "--report-every", "4", "--output-dir", str(tmp_path))
+    whole = call(tabular, tmp_path, *flags, "--epochs", "8")
+    assert whole.code == 0
+    expected = rows_of(tmp_path / "tabular" / "run")
+    first = call(tabular, tmp_path, *flags, "--epochs", "4", "--overwrite")
+    again = call(tabular, tmp_path, *flags, "--epochs", "8", "--resume")
+    assert (first.code, again.code) == (0, 0)
+    for row, other in zip(rows_of(tmp_path / "tabular" / "run"), expected, strict=True):
+        assert {**row, "examples_per_second": ""} == {**other, "examples_per_second": ""}
+
+
+def test_no_held_out_row_is_trained_on():
+    table = load_table("wine")
+    splits = cross_validation(table, 5, (3, 4))
+    train, test = as_subsets(splits)
+    assert len(splits) == 10
+    for index, split in enumerate(splits):
+        assert not set(split.train) & set(split.test)
+        assert sorted([*split.train, *split.test]) == list(range(178))
+        own = np.unique(np.asarray(train.examples)[np.asarray(train.rows)[index]], axis=0)
+        np.testing.assert_array_equal(own, np.unique(split.train_features, axis=0))
+        np.testing.assert_allclose(split.train_features.mean(axis=0), 0, atol=1e-5)
+        assert np.asarray(test.rows).shape[1] - len(split.test) in (0, 1)
+
+
+def mixed_csv(path: Path, rows: int = 60) -> None:
+    """A table with all kinds of columns, a constant one and gaps."""
+    rng = np.random.default_rng(0)
+    lines = ["height,smoker,visits,city,fixed,group"]
+    for row in range(rows):
+        height = "" if row % 11 == 0 else f"{rng.normal(170, 9):.2f}"
+        city = rng.choice(["Oslo", "Rome", "Lima"])
+        lines.append(f"{height},{rng.choice(['yes', 'no'])},{rng.poisson(4)},{city},7,{row % 2}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_a_table_of_ones_own_with_every_kind_of_column(tmp_path):
+    mixed_csv(tmp_path / "people.csv")
+    (tmp_path / "kinds.json").write_text('{"visits": "count"}', encoding="utf-8")
+    flags = ("--csv", "people.csv", "--label", "group", "--schema", "kinds.json")
+    done = call(tabular, tmp_path, *flags, *FAST, "--folds", "2", "--name", "mine")
+    assert done.code == 0, done.err
+    assert re.fullmatch(r"warning: .*'?fixed'? is constant.*\n", done.err)
+    run = tmp_path / "results" / "tabular" / "mine"
+    assert read(run / "summary.json")["columns"] == {
+        "height": "continuous",
+        "smoker": "binary",
+        "visits": "count",
+        "city": "categorical",
+        "fixed": "continuous",
+    }
+    for path in (run / "figures").glob("*.png"):
+        assert_drawn(path)
+    # No density of PCA is comparable with one of counts and categories.
+    assert "log_likelihood" not in read(run / "comparison.json")["probabilistic PCA"]
+
+
+def test_a_table_without_labels_has_no_accuracy(tmp_path):
+    np.savetxt(
+        tmp_path / "plain.csv",
+        np.random.default_rng(0).normal(size=(40, 3)),
+        delimiter=",",
+        header="a,b,c",
+        comments="",
+    )
+    done = call(
+        tabular, tmp_path, "--csv", "plain.csv", *FAST, "--folds", "1", "--name", "x",
+        "--latent-dim", "1", "--batch-size", "16",
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    found = read(tmp_path / "results" / "tabular" / "x" / "comparison.json")
+    assert "knn_accuracy" not in found["PCA"]
+    assert "trustworthiness" in found["beta 1"]
+
+
+REFUSED = {
+    ("--csv", "nothing.csv"): "nothing.csv",
+    ("--label", "x"): "--label x: belongs to --csv",
+    ("--csv", "t.csv", "--dataset", "iris"): "--dataset iris: not together with --csv",
+    ("--csv", "t.csv", "--label", "nope"): "nope",
+    ("--folds", "0"): "--folds 0",
+    ("--folds", "151"): "--folds 151: the table has 150 rows",
+    ("--batch-size", "121"): "--batch-size 121: at most the 120 training rows",
+    ("--report-every", "3"): "--report-every 3: a divisor of --epochs 200",
+    ("--contamination", "0.7"): "--contamination 0.7",
+    ("--num-samples", "0"): "--num-samples 0",
+    ("--beta", "1", "1"): "given twice",
+    ("--latent-dim", "0"): "--latent-dim 0",
+}
+
+
+@pytest.mark.parametrize("flags", REFUSED, ids=" ".join)
+def test_what_cannot_be_is_refused_in_one_line(flags, tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n2,3\n4,5\n", encoding="utf-8")
+    done = call(tabular, tmp_path, *flags)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert REFUSED[flags] in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"), [("abc", ["t.csv", "a", "abc"]), ("inf", ["t.csv", "a", "inf"])]
+)
+def test_a_bad_cell_is_named_with_its_column_and_line(cell, says, tmp_path):
+    lines = [f"{i}.5,{i % 7}.25" for i in range(20)]
+    lines[8] = f"{cell},1.0"
+    (tmp_path / "t.csv").write_text("a,b\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    done = call(tabular, tmp_path, "--csv", "t.csv")
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert all(word in done.err for word in [*says, "10"]), done.err
+
+
+# Anomaly detection.
+
+
+def test_the_tasks_are_made_up_as_they_say():
+    table, tasks = table_tasks("wine", (0, 1))
+    labels = table.labels
+    assert labels is not None
+    assert list(tasks) == [(-1, 0), (-1, 1)]
+    for task in tasks.values():
+        assert len(task.train) == 59
+        assert (labels[task.train] != 0).all()
+        assert not set(task.train) & set(task.test)
+        assert task.is_anomaly.sum() == 10
+        assert (labels[task.test][task.is_anomaly] == 0).all()
+        assert len(task.test) == 60 + 10
+    assert not np.array_equal(tasks[-1, 0].train, tasks[-1, 1].train)
+    _, digits = table_tasks("digits", (0,))
+    assert [key[0] for key in digits] == list(range(10))
+    images = image_tasks(np.arange(100) % 10, np.arange(50) % 10, (0,))
+    assert all(len(task.train) == 90 for task in images.values())
+    assert images[3, 0].is_anomaly.sum() == 5
+
+
+def test_wine_anomalies_beside_other_methods(tmp_path):
+    flags = ("--dataset", "wine", "--seed", "0", "1", "--epochs", "20", "--hidden", "8")
+    done = call(anomaly, tmp_path, *flags, "--num-samples", "4")
+    assert (done.code, done.err) == (0, "")
+    (run,) = (tmp_path / "results" / "anomaly").iterdir()
+    found = read(run / "anomaly.json")
+    assert len(found["methods"]) == 7
+    for numbers in found["methods"].values():
+        assert 0 <= numbers["auroc"]["mean"] <= 1
+    # An isolation forest that has never seen them finds these anomalies; so do the models.
+    assert found["methods"]["isolation forest"]["auroc"]["mean"] > 0.85
+    assert found["methods"]["VAE, -ELBO"]["auroc"]["mean"] > 0.8
+    assert 0 <= found["conformal"]["false_alarms"] <= 0.4
+    for name in ("auroc", "scores"):
+        assert_drawn(run / "figures" / f"{name}.png")
+    member = read(run / "summary.json")["members"][0]
+    assert {"neg_elbo_auroc", "kl_ap", "false_alarms"} <= member["also"].keys()
+
+
+def test_each_digit_is_left_out_once_in_images_too(tmp_path):
+    """Without MNIST the experiment takes the digits of scikit-learn, and says so."""
+    flags = ("--dataset", "mnist", "--seed", "0", "--epochs", "1", "--hidden", "8")
+    done = call(anomaly, tmp_path, *flags, "--num-samples", "2")
+    assert done.code == 0, done.err
+    assert "digits" in done.err
+    (run,) = (tmp_path / "results" / "anomaly").iterdir()
+    assert run.name.startswith("digits28-")
+    assert [row["left_out"] for row in rows_of(run)] == [str(digit) for digit in range(10)]
+    text = (run / "anomaly.md").read_text("utf-8")
+    assert "| without 9 |" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--dataset", "wine", "wine"), "--dataset wine: given twice"),
+        (("--name", "x"), "--name x: one --dataset and one --latent-dim"),
+        (("--dataset", "wine", "--likelihood", "gaussian"), "belongs to --dataset mnist"),
+        (("--dataset", "wine", "--batch-size", "1000"), "--batch-size 1000: at most the 59"),
+        (("--learning-rate", "0"), "--learning-rate 0.0"),
+        (("--dataset", "cats"), "--dataset"),
+    ],
+)
+def test_what_cannot_be_detected_is_refused(flags, says, tmp_path):
+    done = call(anomaly, tmp_path, *flags)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert says in done.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,116 @@
+"""What an estimator refuses: parameters without a meaning, and codes that are none."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vae_jax.data import Column
+from vae_jax.data.tables import KINDS
+from vae_jax.networks import ACTIVATIONS
+
+SCALES = ("column", "row", "table")
+
+
+def check_parameters(vae: Any) -> None:
+    """Refuse a parameter without a meaning.
+
+    Raises:
+        ValueError: naming the parameter and its value.
+    """
+    whole = {"latent_dim": vae.latent_dim, "epochs": vae.epochs}
+    whole["num_samples"] = vae.num_samples
+    for name, value in whole.items():
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} {value!r}: a whole number of 1 or more is needed")
+    widths = vae.hidden if np.iterable(vae.hidden) else (None,)
+    if any(not isinstance(w, int | np.integer) or w < 1 for w in widths):
+        raise ValueError(f"hidden {vae.hidden!r}: widths of 1 or more are needed")
+    if vae.activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ValueError(f"activation {vae.activation!r}: one of {known} is needed")
+    if vae.scale_of not in SCALES:
+        raise ValueError(f"scale_of {vae.scale_of!r}: one of {', '.join(SCALES)} is needed")
+    for name in ("beta", "learning_rate", "contamination"):
+        if not isinstance(value := getattr(vae, name), int | float | np.number):
+            raise ValueError(f"{name} {value!r}: a number is needed")
+    if not 0 <= vae.beta < np.inf:
+        raise ValueError(f"beta {vae.beta!r}: a finite number of 0 or more is needed")
+    if not 0 < vae.learning_rate < np.inf:
+        raise ValueError(f"learning_rate {vae.learning_rate!r}: a positive number is needed")
+    if not 0 < vae.contamination <= 0.5:
+        raise ValueError(f"contamination {vae.contamination!r}: above 0 and at most 0.5 is needed")
+    is_number = isinstance(vae.batch_size, int | np.integer) and vae.batch_size >= 1
+    if vae.batch_size != "auto" and not is_number:
+        raise ValueError(f"batch_size {vae.batch_size!r}: 'auto' or 1 or more is needed")
+
+
+def batch_size_of(batch_size: Any, rows: int) -> int:
+    """The rows in a minibatch: at most all of them, and for "auto" by their number."""
+    if isinstance(batch_size, str):
+        # A power of two from 32 to 1024, so that an epoch has a hundred steps or more
+        # where there are rows enough.
+        size = 32
+        while size < 1024 and rows // (2 * size) >= 128:
+            size *= 2
+        return min(size, rows)
+    return min(int(batch_size), rows)
+
+
+def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
+    """What the columns are.
+
+    Args:
+        X: the rows.
+        kinds: one kind for all columns, or one for each.
+        names: of the columns; x0, x1, ... where it is None.
+
+    Returns:
+        The columns, with the codes of those that have categories.
+
+    Raises:
+        ValueError: if a kind is unknown, they are not as many as the columns, or a column has
+            too many categories.
+    """
+    count = X.shape[1]
+    is_one = isinstance(kinds, str) or not np.iterable(kinds)
+    kinds = [kinds] * count if is_one else list(kinds)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"kinds {kind!r}: one of {', '.join(KINDS)} is needed")
+    if len(kinds) != count:
+        raise ValueError(f"kinds: {len(kinds)} of them for {count} columns")
+    names = [f"x{i}" for i in range(count)] if names is None else names
+    columns = []
+    for index, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        categories: tuple[str, ...] = ()
+        if kind in ("binary", "categorical"):
+            highest = np.nanmax(X[:, index], initial=1.0 if kind == "binary" else 0.0)
+            if kind == "categorical" and not highest < 10_000:
+                raise ValueError(f"column {name!r}: {highest:g} is no code of a category")
+            categories = tuple(map(str, range(2 if kind == "binary" else int(highest) + 1)))
+        columns.append(Column(str(name), kind, categories))
+    return tuple(columns)
+
+
+def check_codes(X: np.ndarray, columns: Sequence[Column]) -> None:
+    """Refuse a value that its column cannot have.
+
+    Raises:
+        ValueError: naming the column, the row and the value.
+    """
+    for index, column in enumerate(columns):
+        if column.kind in ("continuous", "heavy_tailed"):
+            continue
+        values = X[:, index]
+        known = len(column.categories) if column.categories else np.inf
+        wrong = ~np.isnan(values) & (
+            (values < 0) | (values >= known) | (values != np.floor(values))
+        )
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            allowed = "whole numbers from 0" + ("" if known == np.inf else f" to {known - 1}")
+            raise ValueError(
+                f"column {column.name!r}, row {row}: {values[row]:g}; it is {column.kind}, "
+                f"{allowed} are allowed"
+            )

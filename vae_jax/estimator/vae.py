@@ -1,0 +1,312 @@
+"""The estimator: its parameters and its methods."""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any, no_type_check
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    OutlierMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from vae_jax.data import fit_encoding
+from vae_jax.estimator.checks import batch_size_of, check_codes, check_parameters, columns_of
+from vae_jax.estimator.files import read_file, write_file
+from vae_jax.estimator.program import Program, by_rows, diverged, key_of, program_of, train_epochs
+from vae_jax.evaluation import threshold_at
+from vae_jax.types import Hyper
+
+# Rows that the threshold is set by.
+_THRESHOLD_ROWS = 10_000
+
+
+class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):
+    """Variational autoencoder of the rows of a table.
+
+    It learns p(x) = E[p(x | z)], z ~ N(0, I), by the evidence lower bound. Continuous columns
+    are standardised by the rows it was fitted on; NaN is a missing value, which counts nothing.
+    All that is returned is in the units of X.
+
+    Args:
+        latent_dim: dimensions of z.
+        hidden: widths of the encoder's hidden layers; the decoder's are the reverse. Empty: a
+            linear model.
+        activation: between layers, a key of `vae_jax.ACTIVATIONS`.
+        beta: weight of the KL term; 1 is the evidence lower bound.
+        epochs: passes through the rows.
+        batch_size: rows in a minibatch; "auto" is 32, and more for tables of many rows. The
+            remainder of an epoch that fills none is left out.
+        learning_rate: of Adam.
+        kinds: what the columns are, one of "continuous", "heavy_tailed", "binary", "count"
+            and "categorical" for all or for each. Categories are the codes 0, 1, 2, ...
+        scale_of: what the spread of a column depends on: "column" learns one for each,
+            "row" decodes it from z, "table" learns one for all (with hidden=() this is
+            probabilistic PCA).
+        contamination: share of the rows that `predict` calls outliers, by which `offset_` is
+            set; above 0, at most 0.5.
+        num_samples: samples of z behind `score_samples` and `impute`.
+        random_state: of the weights, the minibatches, the noise and `sample`.
+        verbose: whether to print a line of progress now and then.
+
+    Attributes:
+        history_: arrays over epochs, nats per row on the scale that is trained on: `loss`,
+            `elbo`, `log_lik` and `kl`. After Ctrl-C they, and the model, are those of the
+            epochs that were done.
+        params_: the parameters, a tree of NumPy arrays.
+        encoding_: how rows become features (`vae_jax.data.Encoding`).
+        offset_: the score under which a row is an outlier.
+        n_iter_: epochs that were done.
+        n_features_in_: columns of X.
+        feature_names_in_: their names, where X has some.
+
+    Example:
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn.neighbors import KNeighborsClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = make_pipeline(VAE(random_state=0), KNeighborsClassifier()).fit(X, y)
+        >>> bool(model.score(X, y) > 0.9)
+        True
+
+    Reference:
+        Kingma and Welling, Auto-Encoding Variational Bayes (arXiv 1312.6114).
+    """
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+    # As scikit-learn demands, it is `fit` that checks the parameters.
+    @no_type_check
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        *,
+        hidden: Sequence[int] = (32,),
+        activation: str = "relu",
+        beta: float = 1.0,
+        epochs: int = 200,
+        batch_size: int | str = "auto",
+        learning_rate: float = 5e-3,
+        kinds: str | Sequence[str] = "continuous",
+        scale_of: str = "column",
+        contamination: float = 0.1,
+        num_samples: int = 128,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.activation = activation
+        self.beta = beta
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.kinds = kinds
+        self.scale_of = scale_of
+        self.contamination = contamination
+        self.num_samples = num_samples
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> "VAE":
+        """Learn the model of some rows.
+
+        Args:
+            X: `[rows, columns]`, NaN where a value is missing.
+            y: not used.
+
+        Returns:
+            This estimator.
+
+        Raises:
+            ValueError: if a parameter or a value of X is not allowed, or training diverges.
+        """
+        check_parameters(self)
+        # A fit that fails must not leave half of the one before.
+        vars(self).pop("offset_", None)
+        X = self._validated(X, reset=True)
+        columns = columns_of(X, self.kinds, getattr(self, "feature_names_in_", None))
+        self.encoding_ = fit_encoding(X, columns)
+        check_codes(X, columns)
+        self._batch_size = batch_size_of(self.batch_size, len(X))
+        rng = check_random_state(self.random_state)
+        self._seed = int(rng.randint(2**31 - 1))
+        state, self.history_ = train_epochs(
+            self._program(),
+            Hyper(self.beta, self.learning_rate),
+            X,
+            self.encoding_,
+            rng,
+            seed=self._seed,
+            size=self._batch_size,
+            epochs=self.epochs,
+            verbose=self.verbose,
+        )
+        self.n_iter_ = len(self.history_["elbo"])
+        self.params_ = jax.tree.map(np.asarray, state.params)
+        self._n_features_out = self.latent_dim
+        some = X
+        if len(X) > _THRESHOLD_ROWS:
+            some = X[np.sort(rng.choice(len(X), _THRESHOLD_ROWS, replace=False))]
+        self.offset_ = -threshold_at(-self._score(some), self.contamination)
+        if not np.isfinite(self.offset_):
+            raise diverged(self.learning_rate, self.epochs)
+        return self
+
+    def transform(self, X: Any) -> Float[np.ndarray, "rows latent"]:
+        """The means of the posteriors q(z | x)."""
+        features = self._encoded(X)
+        return by_rows(self._program().encode, self.params_, features).astype(np.float64)
+
+    def inverse_transform(self, Z: Any) -> Float[np.ndarray, "rows columns"]:
+        """What the model expects at points z, in the units of X.
+
+        Of a binary or categorical column it is the more probable value.
+        """
+        check_is_fitted(self)
+        Z = np.asarray(Z, np.float32)
+        if Z.ndim != 2 or Z.shape[1] != self.latent_dim:
+            raise ValueError(f"shape {Z.shape}: {self.latent_dim} latent dimensions are needed")
+        return self.encoding_.decode(by_rows(self._program().decode, self.params_, Z))
+
+    def reconstruct(self, X: Any) -> Float[np.ndarray, "rows columns"]:
+        """Each row through the mean of its posterior, complete and in the units of X."""
+        features = self._encoded(X)
+        means = by_rows(self._program().encode, self.params_, features)
+        return self.encoding_.decode(by_rows(self._program().decode, self.params_, means))
+
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None
+    ) -> Float[np.ndarray, "n columns"]:
+        """Draw new rows from the model.
+
+        Args:
+            n_samples: how many.
+            random_state: of the draws; the estimator's own without it.
+
+        Returns:
+            The rows, in the units of X.
+
+        Raises:
+            ValueError: if n_samples is under 1.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples {n_samples}: at least 1 is needed")
+        chosen = self.random_state if random_state is None else random_state
+        seed = int(check_random_state(chosen).randint(2**31 - 1))
+        numbers = np.arange(n_samples, dtype=np.int32)
+        draw = functools.partial(self._program().sample, key_of(seed))
+        return self.encoding_.decode(by_rows(draw, self.params_, numbers))
+
+    def impute(self, X: Any) -> Float[np.ndarray, "rows columns"]:
+        """Fill the missing values with the mean that the model expects given the others.
+
+        The mean of a binary or categorical column is its more probable value, that of a count is
+        rounded.
+
+        Args:
+            X: rows, NaN where a value is missing.
+
+        Returns:
+            The rows; what was observed is as it was.
+        """
+        features = self._encoded(X)
+        X = self._validated(X, reset=False)
+        draw = functools.partial(self._program().impute, key_of(self._seed))
+        expected = self.encoding_.decode(by_rows(draw, self.params_, features))
+        counts = [column.kind == "count" for column in self.encoding_.columns]
+        expected = np.where(counts, np.rint(expected), expected)
+        return np.where(np.isnan(X), expected, X)
+
+    def score_samples(self, X: Any) -> Float[np.ndarray, " rows"]:
+        """The log-likelihood of each row, log p(x).
+
+        It is the importance-weighted estimate with `num_samples` samples, in nats, of a
+        density in the units of X (of a probability for binary, count and categorical columns);
+        the same noise is used for every row.
+        """
+        check_is_fitted(self)
+        return self._score(self._validated(X, reset=False))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean log-likelihood of some rows, in nats; y is not used."""
+        return float(self.score_samples(X).mean())
+
+    def decision_function(self, X: Any) -> Float[np.ndarray, " rows"]:
+        """`score_samples` less `offset_`: negative for outliers."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> Int[np.ndarray, " rows"]:
+        """1 for what is like the training rows, -1 for outliers."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator to one `.npz` file, without pickle.
+
+        Raises:
+            ValueError: if random_state is not an integer or None.
+        """
+        check_is_fitted(self)
+        write_file(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "VAE":
+        """Read an estimator that `save` wrote.
+
+        Raises:
+            ValueError: if the file is damaged or not one of these.
+        """
+        return read_file(cls, path)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "offset_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
+        checked: Any = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
+        )
+        return checked
+
+    def _encoded(self, X: Any) -> Float[np.ndarray, "rows features"]:
+        check_is_fitted(self)
+        X = self._validated(X, reset=False)
+        check_codes(X, self.encoding_.columns)
+        return self.encoding_.encode(X)
+
+    def _score(self, X: np.ndarray) -> Float[np.ndarray, " rows"]:
+        check_codes(X, self.encoding_.columns)
+        features = self.encoding_.encode(X)
+        score = functools.partial(self._program().score, key_of(self._seed))
+        nats = by_rows(score, self.params_, features).astype(np.float64)
+        # The density of what was scaled, turned into one of what was given.
+        return nats - np.where(np.isnan(features), 0.0, self.encoding_.log_scale).sum(axis=1)
+
+    def _program(self) -> Program:
+        return program_of(
+            self.encoding_.blocks,
+            tuple(int(width) for width in self.hidden),
+            int(self.latent_dim),
+            self.activation,
+            self.scale_of,
+            self._batch_size,
+            int(self.num_samples),
+        )
