@@ -304,9 +304,9 @@ def _images(config: Config) -> Problem:
         return images.train_images[tasks[key].train], images.test_images[tasks[key].test]
 
     def plain(key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        flat = (half.reshape(len(half), -1) for half in halves(key))
+        vectors = (half.reshape(len(half), -1) for half in halves(key))
         bits = config.binarize == "threshold"
-        train, test = ((half >= 128).astype(np.float32) if bits else half / 255 for half in flat)
+        train, test = ((half >= 128).astype(np.float32) if bits else half / 255 for half in vectors)
         return train, test
 
     return Problem(
