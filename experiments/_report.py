@@ -59,8 +59,8 @@ def result_of(trained: Trained, also: Mapping[str, float]) -> Result:
         "active_dims": int(final.active_dims),
         "kl_per_dim": np.asarray(final.kl_per_dim).tolist(),
     }
-    if trained.problem is not None:
-        # Those of its last good state are not what was asked for; it may not have learned.
+    if trained.problem is not None and not trained.rows:
+        # It has never learned: those of its first weights would look like numbers.
         numbers |= dict.fromkeys(NUMBERS)
     member = trained.member
     return Result(member.name, member.columns, trained.rows, numbers, trained.problem, also)

@@ -339,7 +339,7 @@ def test_a_run_shows_progress_and_where_its_results_are(finished):
     epochs = [line for line in lines if re.match(r"beta4-seed1 +epoch [12]/2 ", line)]
     last = rows_of(finished.run)[-1]
     assert len(epochs) == 2
-    for word in ("-ELBO", "reconstruction", "KL", "active", "images/s", "left"):
+    for word in ("-ELBO", "reconstruction", "KL", "active", "examples/s", "left"):
         assert all(word in line for line in epochs)
     assert f"{float(last['test_neg_elbo']):.2f}" in epochs[-1]
     assert lines[1] == os.path.join("results", "mnist", finished.run.name)

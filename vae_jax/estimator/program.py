@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from vae_jax.data import Block
 from vae_jax.data.encoding import Encoding
@@ -233,7 +233,7 @@ def diverged(learning_rate: Any, epoch: Any) -> ValueError:
     )
 
 
-def by_rows(fun: Callable[..., Array], params: Params, rows: np.ndarray) -> np.ndarray:
+def by_rows(fun: Callable[..., Array], params: PyTree[np.ndarray], rows: np.ndarray) -> np.ndarray:
     """Apply `fun(params, rows)` to all rows, filled up to one shape."""
     results = []
     for start in range(0, len(rows), _ROWS):
