@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST_PAIRS, MOST_DRAWN = 5, 1_000
 TRAVERSAL = np.linspace(-2.5, 2.5, 41)
 MOST_PANELS = 6
+MOST_SCORED = 10_000
 DRAW_SEED = 2**31 + 2
 SHOWN_METRICS = ("knn_accuracy", "ari", "silhouette", "trustworthiness")
 
@@ -229,7 +230,8 @@ class TableFigures:
             if member.problem is None:
                 split = self._report.splits[member.member.split]
                 train, test = (
-                    self._scorer(member.params, half) for half in self._report.features(split)
+                    self._scorer(member.params, half[:MOST_SCORED])
+                    for half in self._report.features(split)
                 )
                 held_out.append(test.scores["reconstruction"])
                 trained_on.append(train.scores["reconstruction"])

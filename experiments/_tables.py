@@ -90,16 +90,15 @@ class TableReport:
         self, scorer: RowScorer, member: Trained
     ) -> tuple[dict[str, float], dict[str, float]]:
         split, params = self.splits[member.member.split], member.params
-        train, test = (scorer(params, half) for half in self.features(split))
-        squares = (test.reconstruction - split.test_features)[:, self.is_number(split)] ** 2
         few = self._few(split)
-        points = Halves(*(half.means[rows] for half, rows in zip((train, test), few, strict=True)))
-        seen = Halves(
-            *(
-                complete(split, part)[rows]
-                for part, rows in zip(self.features(split), few, strict=True)
-            )
+        # All of the held-out rows; of the training rows only those that are looked at.
+        train, test = (
+            scorer(params, split.train_features[few[0]]),
+            scorer(params, split.test_features),
         )
+        squares = (test.reconstruction - split.test_features)[:, self.is_number(split)] ** 2
+        points = Halves(train.means, test.means[few[1]])
+        seen = self._complete(split)
         numbers = {
             "log_likelihood": -float(test.scores["neg_log_likelihood"].mean()),
             "elbo": -float(test.scores["neg_elbo"].mean()),
@@ -120,13 +119,7 @@ class TableReport:
         for index, columns in places.items():
             split = self.splits[index]
             repeat = {name: columns[name] for name in ("seed", "fold")}
-            few = self._few(split)
-            seen = Halves(
-                *(
-                    complete(split, part)[rows]
-                    for part, rows in zip(self.features(split), few, strict=True)
-                )
-            )
+            seen = self._complete(split)
             numbers = references(seen, self._labels(split), self.latent_dim, densities=whole)
             for name, own in numbers.items():
                 found[name].append(Result(name, repeat, [], {}, None, own))
@@ -163,6 +156,11 @@ class TableReport:
         halves = (split.train, split.test)
         train, test = (rng.permutation(len(half))[:MOST_ROWS] for half in halves)
         return np.sort(train), np.sort(test)
+
+    def _complete(self, split: Split) -> Halves:
+        """Those rows, without gaps and on one scale."""
+        pairs = zip(self.features(split), self._few(split), strict=True)
+        return Halves(*(complete(split, half)[rows] for half, rows in pairs))
 
     def _labels(self, split: Split) -> Halves | None:
         if self.table.labels is None:
