@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments._grid import Member, short
-from experiments._outliers import Detection, other_methods
+from experiments._outliers import MOST_FITTED, PROTOCOLS, Detection, other_methods
 from experiments._progress import console, table
 from experiments._report import Result, over_seeds, plus_minus
 from experiments._run import RunFolder
@@ -19,6 +19,7 @@ from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
 from vae_jax.sweep import Subsets
 
+MOST_TOLD = 10  # columns that are named
 ALPHA = 0.1  # false alarms that the conformal threshold allows
 NAMES = {
     "neg_elbo": "VAE, -ELBO",
@@ -34,17 +35,21 @@ class Problem:
 
     Attributes:
         name: of the data that were really loaded.
+        task: which of `PROTOCOLS`.
+        features: the column that each feature belongs to; none of images.
         vae: the model.
         preprocess: from a stored example to x.
         tasks: by the class that is left out (-1: always the same) and the seed.
         data: the normal training examples of each task.
         test: the normal test examples of each task, cut to the same number.
         halves: `task -> (train, test)`, stored examples to score.
-        plain: `task -> (train, test)`, standardised, for the methods beside ours.
+        plain: `task -> (train, test)`, complete and on one scale, for the methods beside ours.
         source: for the provenance.
     """
 
     name: str
+    task: str
+    features: Sequence[str]
     vae: VAE
     preprocess: Preprocess
     tasks: Mapping[tuple[int, int], Detection]
@@ -124,7 +129,7 @@ class AnomalyReport:
                 shown["per_dim"] = told
             print(f"scored {number + 1}/{len(trained)}: {member.member.name}", flush=True)
         if found:
-            self._write(run, found, measured)
+            self._write(run, found, measured, shown)
             if self.figures:
                 self._draw(run, found, shown)
         return measured
@@ -138,6 +143,7 @@ class AnomalyReport:
         run: RunFolder,
         found: Mapping[str, list[Result]],
         measured: Sequence[Mapping[str, float]],
+        shown: Mapping[str, np.ndarray],
     ) -> None:
         order = sorted(found, key=lambda method: -_mean(found[method], "auroc"))
         left_out = sorted(
@@ -169,7 +175,10 @@ class AnomalyReport:
             f"most {ALPHA:.0%} is promised on average) and finds {rates['detections']:.1%} of the "
             "anomalies."
         )
-        run.write_text("anomaly.md", f"{title}\n\n{as_markdown(columns, rows, {})}\n{said}\n")
+        protocol = PROTOCOLS[self.problem.task]
+        protocol += f" Methods of scikit-learn are fitted on {MOST_FITTED:,} rows at most."
+        text = f"{title}\n\n{protocol}\n\n{as_markdown(columns, rows, {})}\n{said}\n"
+        run.write_text("anomaly.md", text + self._told(shown))
         numbers = {
             method: {
                 name: dict(zip(("mean", "standard_error"), over_seeds(own, name), strict=True))
@@ -180,6 +189,20 @@ class AnomalyReport:
         run.write_json("anomaly.json", {"methods": numbers, "conformal": {"alpha": ALPHA, **rates}})
         console().print(table(title, columns[:3], [row[:3] for row in rows]))
         print(said)
+
+    def _told(self, shown: Mapping[str, np.ndarray]) -> str:
+        """Which columns give the anomalies away, as a table."""
+        names = self.problem.features
+        if not names:
+            return ""
+        told = dict.fromkeys(names, 0.0)
+        for name, nats in zip(names, shown["per_dim"], strict=True):
+            told[name] += float(nats)
+        first = sorted(told, key=lambda name: -told[name])[:MOST_TOLD]
+        rows = [[name, f"{told[name]:.2f}"] for name in first]
+        said = "Nats that a column adds to the reconstruction cost of the anomalies, on average"
+        table = as_markdown(["column", "nats"], rows, {})
+        return f"\n{said} above the normal rows (first model):\n\n{table}"
 
     def _draw(
         self, run: RunFolder, found: Mapping[str, list[Result]], shown: Mapping[str, np.ndarray]

@@ -38,7 +38,8 @@ def split_of(table: Table, train: np.ndarray, test: np.ndarray) -> Split:
 def cross_validation(table: Table, folds: int, seeds: Sequence[int]) -> list[Split]:
     """The folds of every seed, a seed's behind each other; each seed deals the rows anew.
 
-    The classes, where there are labels, have the same shares in every fold.
+    The classes, where there are labels and every class has a row for each fold, have the same
+    shares in every fold.
 
     Args:
         table: the data.

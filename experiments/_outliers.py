@@ -23,6 +23,16 @@ from jaxtyping import Bool
 
 from vae_jax.data import Table, load_table
 
+PROTOCOLS = {
+    "wine": "Classes 1 and 2 are normal, the first ten rows of class 0 are anomalies; trained on a "
+    "random half of the normal rows, by the seed, tested on the other half and the anomalies.",
+    "breast_cancer": "Benign rows are normal, the first ten malignant ones are anomalies; trained "
+    "on a random half of the normal rows, by the seed, tested on the other half and the anomalies.",
+    "digits": "Each digit in turn is the anomaly, all of its rows; trained on a random half of the "
+    "other nine, by the seed, tested on the other half and the anomalies.",
+    "mnist": "Each digit in turn is the anomaly; trained on the training images of the other nine, "
+    "cut to the same number for every digit, tested on all test images.",
+}
 ANOMALIES = {"wine": 0, "breast_cancer": 0}  # the class of the anomalies
 MOST_ANOMALIES = 10
 NEIGHBOURS = 5
@@ -94,8 +104,7 @@ def other_methods(
 
     Returns:
         Isolation forest, the squared reconstruction error of PCA with as many components as
-        the VAE has latent dimensions, minus the log-likelihood of probabilistic PCA, and the
-        distance to the fifth neighbour.
+        the VAE has latent dimensions, and the distance to the fifth neighbour.
     """
     from sklearn.decomposition import PCA
     from sklearn.ensemble import IsolationForest

@@ -13,7 +13,7 @@ from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess, as_stored
 from vae_jax.types import Params
 
-# Every row is scored with the same noise; the seed is one that --seed does not take.
+# The same noise for every model; the seed is one that --seed does not take.
 SCORE_SEED = 2**31 + 1
 _AT_ONCE = 1_024
 
@@ -48,17 +48,21 @@ class RowScorer:
     def __init__(self, vae: VAE, num_samples: int, preprocess: Preprocess = as_stored) -> None:
         key = jax.random.key(SCORE_SEED)
 
-        def one(params: Params, stored: Array) -> Any:
+        def one(params: Params, numbered: tuple[Array, Array]) -> Any:
+            number, stored = numbered
             row = preprocess(key, stored)
             q = vae.encode(params, row)
             back = vae.likelihood.mean(vae.decode(params, q.mean))
-            scores = anomaly_scores(key, vae, params, row, num_samples)
+            # Noise of its own for every row: the error of an average is then that of an average.
+            key_row = jax.random.fold_in(key, number)
+            scores = anomaly_scores(key_row, vae, params, row, num_samples)
             return q.mean, jnp.exp(q.log_var / 2), back, scores
 
         @jax.jit
         def all_rows(params: Params, rows: Array) -> Any:
             at_once = min(_AT_ONCE, len(rows))
-            return jax.lax.map(functools.partial(one, params), rows, batch_size=at_once)
+            numbered = (jnp.arange(len(rows)), rows)
+            return jax.lax.map(functools.partial(one, params), numbered, batch_size=at_once)
 
         self._all_rows = all_rows
 

@@ -170,7 +170,8 @@ def finish(
     said = {"title": title, "table": table, **about}
     folder.write_text("table.md", markdown(table, results, missing))
     folder.write_json("summary.json", {**said, **summary(results)})
-    if len(results) > 1:
+    # A model of images draws its own curves; one of a table has none but these.
+    if len(results) > 1 or about.get("example") == "row":
         draw(results, folder.path, title=title, example=about.get("example", "image"))
     show(table, results, missing)
 

@@ -229,8 +229,9 @@ class TableFigures:
         for member in members:
             if member.problem is None:
                 split = self._report.splits[member.member.split]
+                rng = np.random.default_rng(0)
                 train, test = (
-                    self._scorer(member.params, half[:MOST_SCORED])
+                    self._scorer(member.params, rng.permutation(half)[:MOST_SCORED])
                     for half in self._report.features(split)
                 )
                 held_out.append(test.scores["reconstruction"])
@@ -267,9 +268,7 @@ class TableFigures:
                 figures.representation_bars(
                     values,
                     title=title,
-                    references=[
-                        name for name in REFERENCES if any(name in v for v in values.values())
-                    ],
+                    references=[name for name in REFERENCES if name in _methods(values)],
                 ),
                 "comparison",
                 **{

@@ -96,13 +96,12 @@ class TableReport:
             scorer(params, split.train_features[few[0]]),
             scorer(params, split.test_features),
         )
-        squares = (test.reconstruction - split.test_features)[:, self.is_number(split)] ** 2
         points = Halves(train.means, test.means[few[1]])
         seen = self._complete(split)
         numbers = {
             "log_likelihood": -float(test.scores["neg_log_likelihood"].mean()),
             "elbo": -float(test.scores["neg_elbo"].mean()),
-            "rmse": float(np.sqrt(np.nanmean(squares))) if squares.size else np.nan,
+            "rmse": self._rmse(split, test.reconstruction),
             **representation(points, seen, self._labels(split)),
         }
         return numbers, self._errors(split, test.reconstruction)
@@ -119,14 +118,25 @@ class TableReport:
         for index, columns in places.items():
             split = self.splits[index]
             repeat = {name: columns[name] for name in ("seed", "fold")}
-            seen = self._complete(split)
-            numbers = references(seen, self._labels(split), self.latent_dim, densities=whole)
+            seen = Halves(*(complete(split, half) for half in self.features(split)))
+            numbers, back = references(
+                seen,
+                self._labels(split),
+                self.latent_dim,
+                few=self._few(split),
+                densities=whole,
+            )
+            numbers["PCA"]["rmse"] = self._rmse(split, back)
             for name, own in numbers.items():
                 found[name].append(Result(name, repeat, [], {}, None, own))
             if whole:
-                back = _pca_back(split, self.latent_dim)
                 errors.append(Result("PCA", repeat, [], {}, None, self._errors(split, back)))
         return found, {"PCA": errors} if errors else {}
+
+    def _rmse(self, split: Split, reconstruction: np.ndarray) -> float:
+        """Over the observed cells of the standardised columns."""
+        off = (reconstruction - split.test_features)[:, self.is_number(split)]
+        return float(np.sqrt(np.nanmean(off**2))) if np.isfinite(off).any() else np.nan
 
     def _errors(self, split: Split, reconstruction: np.ndarray) -> dict[str, float]:
         """Of each column: the RMSE in its own units, or the share of wrong categories."""
@@ -233,14 +243,6 @@ def complete(split: Split, features: np.ndarray) -> np.ndarray:
     own = spread(features)
     own = np.where(np.isnan(own), mean, own)
     return (own - shift) / deviation
-
-
-def _pca_back(split: Split, dims: int) -> np.ndarray:
-    from sklearn.decomposition import PCA
-
-    train = split.train_features.astype(np.float64)
-    pca = PCA(min(dims, *train.shape)).fit(train)
-    return pca.inverse_transform(pca.transform(split.test_features.astype(np.float64)))
 
 
 def _named(results: Sequence[Result]) -> dict[str, list[Result]]:

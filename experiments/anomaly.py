@@ -15,7 +15,7 @@ from experiments._folds import as_subsets, split_of
 from experiments._grid import Axis, grid, short
 from experiments._options import RunOptions, check_options
 from experiments._outliers import image_tasks, table_tasks
-from experiments._run import check, check_members, flag_of, main
+from experiments._run import RunFolder, check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._tables import complete
@@ -156,13 +156,33 @@ def run(config: Config) -> None:
         return
     failed = False
     with connected(config):
-        for one in each:
+        # All of them first: what is wrong with the last one is said before the first is trained.
+        for one, task in _resumable([prepare(one) for one in each]):
             try:
-                run_sweep(*prepare(one))
+                run_sweep(one, task)
             except SystemExit:  # a member diverged; the others are written, and so will be the rest
                 failed = True
     if failed:
         raise SystemExit(1)
+
+
+def _resumable(runs: list[tuple[Config, Task]]) -> list[tuple[Config, Task]]:
+    """The runs, of which one that was not started when others were stopped begins anew.
+
+    Raises:
+        UsageError: if the folder of one does not allow it.
+    """
+    folders = [RunFolder.at(config.output_dir, EXPERIMENT, task.name) for config, task in runs]
+    started = [(folder.path / "config.json").is_file() for folder in folders]
+    found = []
+    for (config, task), folder, is_there in zip(runs, folders, started, strict=True):
+        if config.resume and any(started) and not is_there:
+            config = dataclasses.replace(config, resume=False)
+        if config.shard is None:
+            resume = config.resume or (config.requeue and is_there)
+            folder.check_free(overwrite=config.overwrite, resume=resume)
+        found.append((config, task))
+    return found
 
 
 def run_name(config: Config) -> str:
@@ -282,7 +302,19 @@ def _table(config: Config, name: str) -> Problem:
         return train, test
 
     about = {"source": source.source, "sha256": source.sha256}
-    return Problem(name, vae, as_stored, tasks, data, test, halves, plain, about)
+    return Problem(
+        name=name,
+        task=name,
+        features=[source.columns[index].name for index in first.encoding.column_of],
+        vae=vae,
+        preprocess=as_stored,
+        tasks=tasks,
+        data=data,
+        test=test,
+        halves=halves,
+        plain=plain,
+        source=about,
+    )
 
 
 def _images(config: Config) -> Problem:
@@ -311,6 +343,8 @@ def _images(config: Config) -> Problem:
 
     return Problem(
         name="mnist" if images.name == "mnist" else f"{images.name}28",
+        task="mnist",
+        features=(),
         vae=vae,
         preprocess=BINARIZE[config.binarize],
         tasks=tasks,

@@ -598,3 +598,27 @@ def test_fitting_warns_of_nothing(iris):
         warnings.simplefilter("error")
         vae = VAE(**SMALL).fit(constant)
     np.testing.assert_allclose(vae.impute(np.full((1, 5), np.nan))[0, 4], 0.1, atol=1)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_one_latent_dimension_learns(columns):
+    """Its decoder's first kernel has one row, as a learned scale of a whole table has."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 1)) @ np.ones((1, columns)) + 0.1 * rng.normal(size=(200, columns))
+    model = VAE(latent_dim=1, epochs=60, random_state=0).fit(X)
+    # A row says what z was: at least a nat, where nothing learned has none.
+    assert model.history_["kl"][-1] > 1 if columns > 1 else model.history_["kl"][-1] > 0.01
+    program = model._program()
+    shapes = jax.eval_shape(program.vae.init, jax.random.key(0))
+    start = program.start(0, np.random.RandomState(0)).params
+    real = program.vae.init(jax.random.key(0))
+    for (path, leaf), own, shape in zip(
+        jax.tree.leaves_with_path(start),
+        jax.tree.leaves(real),
+        jax.tree.leaves(shapes),
+        strict=True,
+    ):
+        assert leaf.shape == shape.shape
+        # Drawn where linen draws, zero where linen has zeros, and of the same scale.
+        assert (np.std(leaf) > 0) == (np.std(own) > 0), path
+        assert np.abs(leaf).max() <= 1 / np.sqrt(max(leaf.shape[0], 1)) + 1e-6

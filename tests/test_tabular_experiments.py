@@ -257,6 +257,34 @@ def test_what_cannot_be_is_refused_in_one_line(flags, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("a,b\n1,2\n", "2 rows"),
+        ("a,a\n1,2\n3,4\n", "'a'"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(text, says, tmp_path):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    done = call(tabular, tmp_path, "--csv", "t.csv")
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert says in done.err
+    assert "t.csv" in done.err
+
+
+def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path):
+    lines = [f"{np.sin(i):.3f},{i % 5}.5,7" for i in range(40)]
+    (tmp_path / "t.csv").write_text("a,b,c\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    flags = ("--csv", "t.csv", "--latent-dim", "4", "--folds", "1", "--name", "x")
+    done = call(tabular, tmp_path, *flags, *FAST)
+    assert done.code == 0, done.err
+    run = tmp_path / "results" / "tabular" / "x"
+    assert_drawn(run / "figures" / "loss_curves.png")
+    # The same cells for a model and for PCA, whose four dimensions lose nothing.
+    assert read(run / "comparison.json")["PCA"]["rmse"]["mean"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
     ("cell", "says"), [("abc", ["t.csv", "a", "abc"]), ("inf", ["t.csv", "a", "inf"])]
 )
 def test_a_bad_cell_is_named_with_its_column_and_line(cell, says, tmp_path):
@@ -308,6 +336,24 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
         assert_drawn(run / "figures" / f"{name}.png")
     member = read(run / "summary.json")["members"][0]
     assert {"neg_elbo_auroc", "kl_ap", "false_alarms"} <= member["also"].keys()
+
+
+def test_the_runs_of_a_command_that_was_stopped_are_resumed_or_begun(tmp_path):
+    flags = ("--seed", "0", "--epochs", "10", "--hidden", "8", "--num-samples", "2")
+    flags = (*flags, "--figures", "none")
+    assert call(anomaly, tmp_path, "--dataset", "wine", *flags).code == 0
+    both = ("--dataset", "wine", "breast_cancer", *flags)
+    refused = call(anomaly, tmp_path, *both)
+    assert refused.code == 2
+    assert "this run exists" in refused.err
+    assert len(list((tmp_path / "results" / "anomaly").iterdir())) == 1
+    done = call(anomaly, tmp_path, *both, "--resume")
+    assert (done.code, done.err) == (0, "")
+    runs = sorted(path.name for path in (tmp_path / "results" / "anomaly").iterdir())
+    assert [name.split("-")[0] for name in runs] == ["breast_cancer", "wine"]
+    text = (tmp_path / "results" / "anomaly" / runs[1] / "anomaly.md").read_text("utf-8")
+    assert "the first ten rows of class 0 are anomalies" in text
+    assert "| proline |" in text
 
 
 def test_each_digit_is_left_out_once_in_images_too(tmp_path):

@@ -23,7 +23,8 @@ def make_table_vae(
     """Build the model of rows whose features are blocks of columns of one kind.
 
     The nats of all columns add up. A feature that is NaN is missing: it counts nothing in
-    the likelihood, and the encoder sees the mean of its column.
+    the likelihood, and the encoder sees a 0, the mean of its column where that is standardised;
+    of a count or a category it cannot tell the gap from the value.
 
     Args:
         blocks: the kind, a key of `COLUMN_LIKELIHOODS`, and the width of each block of

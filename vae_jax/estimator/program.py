@@ -78,7 +78,7 @@ def program_of(
         shapes = jax.eval_shape(trainer.init, jax.random.key(0), Hyper())
         shapes = shapes._replace(root_key=shapes.step)
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-        params = jax.tree.map(lambda leaf: _drawn(rng, leaf), zeros.params)
+        params = jax.tree.map_with_path(functools.partial(_drawn, rng), zeros.params)
         return zeros._replace(params=params, root_key=key_of(seed), alive=np.array(True))
 
     def train(
@@ -146,9 +146,9 @@ def key_of(seed: int) -> PRNGKey:
     return jax.random.wrap_key_data(words, impl="unsafe_rbg")
 
 
-def _drawn(rng: np.random.RandomState, leaf: np.ndarray) -> np.ndarray:
-    """A layer as `networks.mlp.KERNEL_INIT` draws it, or zeros for a bias."""
-    if leaf.ndim < 2 or leaf.shape[0] == 1:
+def _drawn(rng: np.random.RandomState, path: Any, leaf: np.ndarray) -> np.ndarray:
+    """A kernel as `networks.mlp.KERNEL_INIT` draws it; all else starts at zero."""
+    if path[-1].key != "kernel":
         return leaf
     bound = 1 / np.sqrt(leaf.shape[0])
     return rng.uniform(-bound, bound, leaf.shape).astype(leaf.dtype)

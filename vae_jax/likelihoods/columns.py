@@ -23,7 +23,7 @@ def student_t(df: float = 4.0, min_scale: float = 0.01) -> Likelihood:
     s_i = min_scale + softplus(theta_i1), G the gamma function.
 
     Args:
-        df: degrees of freedom; under 1 there is no mean, with many it is the Gaussian.
+        df: degrees of freedom; at 1 or under there is no mean, with many it is the Gaussian.
         min_scale: the smallest scale, in the units of x.
 
     Returns:
