@@ -34,7 +34,7 @@ class RunOptions:
     """Models with figures of their own; a sweep has those of all of them together."""
     execution: Literal["auto", "map", "vmap"] = "auto"
     """map: one model after the other in one program, to the same bits as alone; vmap: all at
-    once. auto: map on a CPU, vmap on an accelerator."""
+    once. auto: map on a CPU, vmap on an accelerator and for the small models of tables."""
     chunk: int | None = None
     """Models in the program at once; as many as fit the memory without it."""
     shard: str | None = None

@@ -245,5 +245,5 @@ def _resolved(config: RunOptions, task: Task, saved: RunFolder | None) -> RunOpt
 
 
 def _left(folder: RunFolder) -> list[str]:
-    names = ("figures", "metrics.csv", "summary.json", "table.md")
+    names = ("figures", "metrics.csv", "summary.json", "table.md", "comparison.md", "anomaly.md")
     return [name for name in names if (folder.path / name).exists()]

@@ -94,7 +94,7 @@ class TableFigures:
             axes = (f"z{two[0] + 1}", f"z{two[1] + 1}")
             return figures.LatentPanel(scored.means[:, two], scored.scales[:, two], axes)
 
-        fold = "fitted without the held-out fold; ellipses: one standard deviation of q(z | x)"
+        fold = "all rows, fitted without one fold; ellipses: one standard deviation of q(z | x)"
         names = self._report.table.class_names
         name = described(vanilla.member.setting) or "VAE"
         own = panel(vanilla)
@@ -238,7 +238,8 @@ class TableFigures:
                 trained_on.append(train.scores["reconstruction"])
         share = self._report.contamination
         threshold = threshold_at(np.concatenate(trained_on), share)
-        what = f"held-out rows; the threshold is passed by {share:.0%} of the training rows"
+        passed = f"the threshold is passed by {share:.0%} of the training rows"
+        what = f"held-out rows of every seed and fold; {passed}"
         scores = np.concatenate(held_out)
         self._save(
             figures.score_histogram(

@@ -185,7 +185,9 @@ class TableReport:
         errors: Mapping[str, list[Result]],
     ) -> None:
         columns, rows, best = _comparison(found)
-        title = f"{self.table.name}: held-out rows, mean ± standard error"
+        repeats = {result.columns["seed"] for own in found.values() for result in own}
+        over = f"{len(repeats)} seeds, each the mean of its folds" if len(repeats) > 1 else "folds"
+        title = f"{self.table.name}: held-out rows, mean ± standard error over {over}"
         remarks = _who_wins(found)
         text = (
             f"{title}, the best in bold. {MEANING}\n\n{as_markdown(columns, rows, best)}\n"

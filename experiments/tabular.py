@@ -198,7 +198,10 @@ def prepare(config: Config) -> tuple[Config, Task]:
         print(f"warning: {warning}", file=sys.stderr)
     rows = len(table.values)
     most = max(config.folds, 5 if config.folds == 1 else 1)
-    check(most <= rows, "--folds", config.folds, f"the table has {rows} rows")
+    check(most <= rows, "--folds", config.folds, f"the table has {rows} rows, {most} are needed")
+    if table.labels is not None and 2 * len(table.class_names) > rows:
+        found = f"{len(table.class_names)} different values in {rows} rows"
+        raise UsageError(f"--label {config.label}: {found}; a column of classes is needed")
     splits = cross_validation(table, config.folds, config.seed)
     fewest = min(len(split.train) for split in splits)
     batch = config.batch_size or min(32, fewest)

@@ -622,3 +622,36 @@ def test_one_latent_dimension_learns(columns):
         # Drawn where linen draws, zero where linen has zeros, and of the same scale.
         assert (np.std(leaf) > 0) == (np.std(own) > 0), path
         assert np.abs(leaf).max() <= 1 / np.sqrt(max(leaf.shape[0], 1)) + 1e-6
+
+
+@pytest.fixture(scope="module")
+def wine() -> np.ndarray:
+    table: Any = load_wine()
+    return table.data
+
+
+def test_a_fitted_model_stays_when_its_parameters_are_set(wine):
+    model = VAE(epochs=2, hidden=(4,), random_state=0).fit(wine)
+    before = model.transform(wine)
+    model.set_params(latent_dim=3, hidden=(5,))
+    np.testing.assert_array_equal(model.transform(wine), before)
+
+
+def test_a_large_offset_is_standardised_too(wine):
+    """Seconds since 1970 that spread over a minute."""
+    X = np.c_[1.7e9 + 60 * np.random.default_rng(0).normal(size=200), np.arange(200.0)]
+    scale = VAE(epochs=1, hidden=(4,), random_state=0).fit(X).encoding_.scale
+    np.testing.assert_allclose(scale, X.std(axis=0), rtol=1e-6)
+
+
+def test_what_cannot_be_learned_is_said(wine):
+    X = wine.copy()
+    X[:, 2] = np.nan
+    with pytest.raises(ValueError, match="every value is missing"):
+        VAE().fit(X)
+    with pytest.raises(ValueError, match=r"column 'x0': 1e\+06; counts up to 10,000"):
+        VAE(kinds="count").fit(np.array([[1e6], [3.0]]))
+    with pytest.warns(UserWarning, match="a smaller learning_rate is needed"):
+        VAE(learning_rate=100.0, epochs=30, random_state=0).fit(wine)
+    with pytest.raises(FileNotFoundError, match="a file in a folder that exists"):
+        VAE(epochs=1, hidden=(4,), random_state=0).fit(wine).save("no/such/folder/x.npz")

@@ -237,7 +237,7 @@ REFUSED = {
     ("--csv", "t.csv", "--dataset", "iris"): "--dataset iris: not together with --csv",
     ("--csv", "t.csv", "--label", "nope"): "nope",
     ("--folds", "0"): "--folds 0",
-    ("--folds", "151"): "--folds 151: the table has 150 rows",
+    ("--folds", "151"): "--folds 151: the table has 150 rows, 151 are needed",
     ("--batch-size", "121"): "--batch-size 121: at most the 120 training rows",
     ("--report-every", "3"): "--report-every 3: a divisor of --epochs 200",
     ("--contamination", "0.7"): "--contamination 0.7",

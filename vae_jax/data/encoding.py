@@ -146,7 +146,7 @@ def fit_encoding(values: Float[np.ndarray, "rows columns"], columns: Sequence[Co
             shift[index] = seen.mean(dtype=np.float64)
             spread = seen.std(dtype=np.float64)
             # A constant column may have the spread of its rounding.
-            scale[index] = spread if spread > 1e-7 * abs(shift[index]) else 1.0
+            scale[index] = spread if spread > 1e-12 * abs(shift[index]) else 1.0
     return Encoding(
         columns=tuple(columns),
         blocks=tuple(blocks),

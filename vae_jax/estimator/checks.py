@@ -57,6 +57,10 @@ def batch_size_of(batch_size: Any, rows: int) -> int:
     return min(int(batch_size), rows)
 
 
+# Of a count; a negative binomial starts at a mean of 1 and learns it by steps.
+_MOST = 10_000
+
+
 def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
     """What the columns are.
 
@@ -84,6 +88,13 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
     columns = []
     for index, (name, kind) in enumerate(zip(names, kinds, strict=True)):
         categories: tuple[str, ...] = ()
+        if np.isnan(X[:, index]).all():
+            raise ValueError(f"column {str(name)!r}: every value is missing")
+        if kind == "count" and np.nanmax(X[:, index]) > _MOST:
+            raise ValueError(
+                f"column {str(name)!r}: {np.nanmax(X[:, index]):g}; counts up to {_MOST:,} are "
+                "modelled, larger ones can be taken as continuous"
+            )
         if kind in ("binary", "categorical"):
             highest = np.nanmax(X[:, index], initial=1.0 if kind == "binary" else 0.0)
             if kind == "categorical" and not highest < 10_000:

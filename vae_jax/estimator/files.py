@@ -21,8 +21,11 @@ def write_file(vae: Any, path: str | os.PathLike[str]) -> None:
         path: of the file.
 
     Raises:
+        FileNotFoundError: if the folder is not there.
         ValueError: if its random_state is not an integer or None.
     """
+    if not Path(path).parent.is_dir() or Path(path).is_dir():
+        raise FileNotFoundError(f"{path}: a file in a folder that exists is needed")
     parameters = vae.get_params()
     if not (vae.random_state is None or isinstance(vae.random_state, int | np.integer)):
         raise ValueError(f"random_state {vae.random_state!r}: an integer or None can be saved")
@@ -38,6 +41,7 @@ def write_file(vae: Any, path: str | os.PathLike[str]) -> None:
             "_n_features_out": vae._n_features_out,
             "_batch_size": vae._batch_size,
             "_seed": vae._seed,
+            "_model": vae._model,
         },
     }
     leaves = {f"params/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(vae.params_))}
@@ -93,7 +97,9 @@ def read_file(cls: Any, path: str | os.PathLike[str]) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:  # a zip or JSON that is damaged fails in many ways
-        raise ValueError(f"{path}: not a saved VAE, or damaged ({error})") from None
+        # NumPy advises to load what is no array with pickle, which is not an option here.
+        why = type(error).__name__ if "pickle" in str(error) else error
+        raise ValueError(f"{path}: not a saved VAE, or damaged ({why})") from None
     return loaded
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, no_type_check
 
@@ -46,7 +47,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             remainder of an epoch that fills none is left out.
         learning_rate: of Adam.
         kinds: what the columns are, one of "continuous", "heavy_tailed", "binary", "count"
-            and "categorical" for all or for each. Categories are the codes 0, 1, 2, ...
+            and "categorical" for all or for each. Categories are the codes 0, 1, 2, ...; counts
+            go up to 10,000 and are learned well up to some hundred, larger ones are better
+            taken as continuous.
         scale_of: what the spread of a column depends on: "column" learns one for each,
             "row" decodes it from z, "table" learns one for all (with hidden=() this is
             probabilistic PCA).
@@ -137,6 +140,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         self.encoding_ = fit_encoding(X, columns)
         check_codes(X, columns)
         self._batch_size = batch_size_of(self.batch_size, len(X))
+        # What was fitted stays so, whatever `set_params` says of the next fit.
+        hidden = [int(width) for width in self.hidden]
+        self._model = [hidden, int(self.latent_dim), self.activation, self.scale_of]
         rng = check_random_state(self.random_state)
         self._seed = int(rng.randint(2**31 - 1))
         state, self.history_ = train_epochs(
@@ -151,6 +157,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             verbose=self.verbose,
         )
         self.n_iter_ = len(self.history_["elbo"])
+        first, last = self.history_["elbo"][[0, -1]]
+        if last < 10 * min(first, -1.0):
+            said = f"the ELBO fell from {first:.3g} to {last:.3g} nats in training"
+            warnings.warn(f"{said}; a smaller learning_rate is needed", stacklevel=2)
         self.params_ = jax.tree.map(np.asarray, state.params)
         self._n_features_out = self.latent_dim
         some = X
@@ -173,8 +183,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """
         check_is_fitted(self)
         Z = np.asarray(Z, np.float32)
-        if Z.ndim != 2 or Z.shape[1] != self.latent_dim:
-            raise ValueError(f"shape {Z.shape}: {self.latent_dim} latent dimensions are needed")
+        if Z.ndim != 2 or Z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"shape {Z.shape}: {self._n_features_out} latent dimensions are needed"
+            )
         return self.encoding_.decode(by_rows(self._program().decode, self.params_, Z))
 
     def reconstruct(self, X: Any) -> Float[np.ndarray, "rows columns"]:
@@ -301,12 +313,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         return nats - np.where(np.isnan(features), 0.0, self.encoding_.log_scale).sum(axis=1)
 
     def _program(self) -> Program:
+        hidden, latent_dim, activation, scale_of = self._model
         return program_of(
             self.encoding_.blocks,
-            tuple(int(width) for width in self.hidden),
-            int(self.latent_dim),
-            self.activation,
-            self.scale_of,
+            tuple(hidden),
+            latent_dim,
+            activation,
+            scale_of,
             self._batch_size,
             int(self.num_samples),
         )
