@@ -67,6 +67,7 @@ with open("/proc/self/statm") as file:
     before = int(file.read().split()[1]) * resource.getpagesize()
 latent, weights = rng.normal(size=(rows, 4)), rng.normal(size=(4, 30))
 X = latent @ weights
+del latent
 for start in range(0, rows, 10_000):
     some = X[start : start + 10_000]
     some += 0.5 * rng.normal(size=some.shape)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from vae_jax.data.tables import KINDS, Column
 
 _SCALED = ("continuous", "heavy_tailed")
-_ROWS_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 8_192
 # In float32 a likelihood squares what it gets, over a small scale: further out all is NaN.
 _FARTHEST = 1e12
 
