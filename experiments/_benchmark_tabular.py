@@ -30,6 +30,7 @@ from experiments._timing import (
     spread,
     write_results,
 )
+from vae_jax import sharding
 from vae_jax.sweep import Report, Subsets, make_members, make_sweep, place_members
 
 GOALS = {
@@ -210,17 +211,27 @@ class OurSweep:
         """Compile and train; the held-out negative ELBO of the models at beta 1 and seed 0."""
         jax.clear_caches()
         task = self.task
-        sweep = make_sweep(task.trainer, task.evaluate, execution="vmap", passes=task.passes)
+        mesh = sharding.member_mesh()
+        sweep = make_sweep(
+            task.trainer,
+            task.evaluate,
+            execution="vmap",
+            mesh=mesh,
+            passes=task.passes,
+            compile_quickly=task.compile_quickly,
+        )
+        shards = sharding.num_shards(mesh)
         members = place_members(
             make_members(
                 [member.hyper for member in task.members],
                 [member.seed for member in task.members],
                 splits=[member.split for member in task.members],
+                size=-(-len(task.members) // shards) * shards,
             ),
-            None,
+            mesh,
         )
         population = sweep.init(members)
-        data, test = jax.tree.map(jax.numpy.asarray, (task.data, task.test))
+        data, test = (sharding.place(part, mesh) for part in (task.data, task.test))
         report: Report | None = None
         for _ in range(self.config.epochs // task.passes):
             population, report = sweep.epoch(population, members, data, test)

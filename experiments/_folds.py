@@ -6,8 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments._grid import Member
+from vae_jax import sharding
 from vae_jax.data import Encoding, Table, fit_encoding
 from vae_jax.sweep import Subsets
+
+MOST_COPIED = 256e6  # bytes of the training rows, on all devices together
+FEWEST_MODELS = 8  # on a device
 
 
 class Split(NamedTuple):
@@ -91,6 +95,16 @@ def as_subsets(splits: Sequence[Split]) -> tuple[Subsets, Subsets]:
 
     train = together([split.train_features for split in splits])
     return train, together([split.test_features for split in splits])
+
+
+def spread_over_cores(models: int, data: Subsets) -> None:
+    """Give every core its share of many small models, before JAX starts.
+
+    Each device has a copy of the data, so large tables stay on one, whose threads they share.
+    """
+    cores = sharding.num_cores()
+    if np.asarray(data.examples).nbytes * cores <= MOST_COPIED:
+        sharding.split_cpu(min(cores, models // FEWEST_MODELS))
 
 
 def over_folds(members: Sequence[Member], seeds: Sequence[int], folds: int) -> list[Member]:

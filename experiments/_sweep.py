@@ -53,6 +53,7 @@ class Task(NamedTuple):
             its members together, and returns each one's further numbers, by name.
         passes: epochs between two rows of `metrics.csv`.
         execution: `--execution auto` on a CPU.
+        compile_quickly: as of `make_sweep`.
     """
 
     experiment: str
@@ -72,6 +73,7 @@ class Task(NamedTuple):
     measure: Callable[[list[Trained], RunFolder], list[dict[str, float]]] | None = None
     passes: int = 1
     execution: Execution = "map"
+    compile_quickly: bool = False
 
 
 def run_sweep(config: RunOptions, task: Task) -> None:
@@ -110,7 +112,12 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     execution: Execution = "vmap" if config.execution == "vmap" else "map"
     loop = Loop(
         sweep=make_sweep(
-            task.trainer, task.evaluate, execution=execution, mesh=mesh, passes=task.passes
+            task.trainer,
+            task.evaluate,
+            execution=execution,
+            mesh=mesh,
+            passes=task.passes,
+            compile_quickly=task.compile_quickly,
         ),
         mesh=mesh,
         data=task.data,

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from experiments._anomaly_report import AnomalyReport, Problem
 from experiments._distributed import connected
-from experiments._folds import as_subsets, split_of
+from experiments._folds import as_subsets, split_of, spread_over_cores
 from experiments._grid import Axis, grid, short
 from experiments._options import RunOptions, check_options
 from experiments._outliers import image_tasks, table_tasks
@@ -275,6 +275,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         measure=report.measure,
         passes=passes,
         execution="map" if name == "mnist" else "vmap",
+        compile_quickly=name != "mnist",
     )
 
 
@@ -286,6 +287,9 @@ def _table(config: Config, name: str) -> Problem:
         for key, split in splits.items()
     ]
     data, test = as_subsets(normals)
+    if not config.distributed:
+        models = len(splits) * len(config.beta)
+        spread_over_cores(models, data)
     first = next(iter(splits.values()))
     vae = make_table_vae(
         first.encoding.blocks,

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array
 
 from experiments._distributed import connected
-from experiments._folds import as_subsets, cross_validation, over_folds
+from experiments._folds import as_subsets, cross_validation, over_folds, spread_over_cores
 from experiments._grid import Axis, grid, short, shown_axes
 from experiments._options import RunOptions, check_options
 from experiments._run import UsageError, check, check_members, flag_of, main
@@ -207,6 +207,10 @@ def prepare(config: Config) -> tuple[Config, Task]:
     batch = config.batch_size or min(32, fewest)
     check(batch <= fewest, "--batch-size", batch, f"at most the {fewest} training rows of a fold")
     config = dataclasses.replace(config, batch_size=batch)
+    data, test = as_subsets(splits)
+    members = over_folds(grid(axes_of(config), config.seed, lead="beta"), config.seed, config.folds)
+    if not config.distributed:
+        spread_over_cores(len(members), data)
 
     vae = make_table_vae(
         splits[0].encoding.blocks,
@@ -227,7 +231,6 @@ def prepare(config: Config) -> tuple[Config, Task]:
         key = jax.random.key(EVALUATION_SEED)
         return estimate_elbo(key, vae, as_stored, params, test, num_samples=16)
 
-    data, test = as_subsets(splits)
     hidden = "-".join(map(str, config.hidden)) or "linear"
     title = f"{table.name} · {hidden} · z {config.latent_dim}"
     report = TableReport(
@@ -240,7 +243,6 @@ def prepare(config: Config) -> tuple[Config, Task]:
         title=title,
         figures=config.figures != "none",
     )
-    members = grid(axes_of(config), config.seed, lead="beta")
     unit = "nats per row, continuous columns in standard deviations of the training folds"
     return config, Task(
         experiment=EXPERIMENT,
@@ -253,7 +255,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
             "columns": {column.name: column.kind for column in table.columns},
             "unit": f"{unit}, at beta 1",
         },
-        members=over_folds(members, config.seed, config.folds),
+        members=members,
         trainer=trainer,
         evaluate=evaluate,
         data=data,
@@ -263,6 +265,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         measure=report.measure,
         passes=config.report_every or 1,
         execution="vmap",
+        compile_quickly=True,
     )
 
 

@@ -183,6 +183,44 @@ def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path):
     assert members[0] == members[1]
 
 
+# A device for each core.
+
+SPLIT = """
+import jax
+from vae_jax import sharding
+sharding.split_cpu(3)
+print(len(jax.devices()))
+sharding.split_cpu(4)
+print(len(jax.devices()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "devices"),
+    [
+        ({}, 3),
+        ({"JAX_NUM_CPU_DEVICES": "2"}, 2),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+    ],
+    ids=["nothing", "jax", "xla"],
+)
+def test_the_processor_is_split_unless_the_user_has_said_how(said, devices):
+    kept = {
+        name: value
+        for name, value in environment().items()
+        if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    }
+    env = {**kept, "JAX_PLATFORMS": "cpu", **said}
+    out = subprocess.check_output([sys.executable, "-c", SPLIT], env=env, text=True)
+    assert out.split() == [str(devices)] * 2
+
+
+@pytest.mark.parametrize(("said", "cores"), [("3", 3), ("", None), ("0", None), ("many", None)])
+def test_the_cores_are_those_that_xla_has(monkeypatch, said, cores):
+    monkeypatch.setenv("NPROC", said)
+    assert sharding.num_cores() == (cores or len(os.sched_getaffinity(0)))
+
+
 # Placing arrays, where there is one device.
 
 

@@ -108,9 +108,10 @@ def make_vae(
 
 def _check_shapes(vae: VAE, x_shape: tuple[int, ...]) -> None:
     """Trace the bundle without computing anything, and compare the shapes."""
-    params = jax.eval_shape(vae.init, jax.random.key(0))
-    q = jax.eval_shape(vae.encode, params, jnp.zeros(x_shape))
-    theta = jax.eval_shape(vae.decode, params, jnp.zeros(vae.latent_dim))
+    params = jax.eval_shape(lambda: vae.init(jax.random.key(0)))
+    q = jax.eval_shape(vae.encode, params, jax.ShapeDtypeStruct(x_shape, jnp.float32))
+    z = jax.ShapeDtypeStruct((vae.latent_dim,), jnp.float32)
+    theta = jax.eval_shape(vae.decode, params, z)
     for name, got, wanted in (
         ("encoder: mean", q.mean.shape, (vae.latent_dim,)),
         ("decoder: theta", theta.shape, (*x_shape, vae.likelihood.theta_dim)),
@@ -172,8 +173,11 @@ def batch_elbo_terms(
     """
     qs = jax.vmap(vae.encode, (None, 0))(params, xs)
     zs = jax.vmap(jax.vmap(reparameterize, (0, None)))(keys, qs)
-    # Decoded over one flat axis: two nested ones cost a transpose in every weight gradient.
-    flat = jax.vmap(vae.decode, (None, 0))(params, zs.reshape(-1, vae.latent_dim))
-    thetas = flat.reshape(*keys.shape, *flat.shape[1:])
-    log_lik = jax.vmap(jax.vmap(vae.likelihood.log_prob, (0, None)))(thetas, xs)
-    return jax.vmap(jax.vmap(_terms, (0, None, 0)))(log_lik, qs, zs)
+
+    def log_lik_of(z: Float[Array, " latent"], x: Float[Array, "*x"]) -> Nats:
+        return vae.likelihood.log_prob(vae.decode(params, z), x)
+
+    # Over one flat axis: two nested ones cost a transpose in every weight gradient.
+    repeated = jnp.repeat(xs, keys.shape[1], axis=0)
+    log_lik = jax.vmap(log_lik_of)(zs.reshape(-1, vae.latent_dim), repeated)
+    return jax.vmap(jax.vmap(_terms, (0, None, 0)))(log_lik.reshape(keys.shape), qs, zs)

@@ -4,6 +4,7 @@ Members of a sweep do not talk to each other, so a mesh has one axis, `member`, 
 device trains its share. What all members read (the data, the shuffling) is on every device.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -64,6 +65,26 @@ def join(peers: Peers) -> None:
 def leave() -> None:
     """Part from the other processes in good order; all must call it."""
     jax.distributed.shutdown()
+
+
+def num_cores() -> int:
+    """Threads that XLA computes with on a CPU: `NPROC`, or the cores that this process may use."""
+    said = os.environ.get("NPROC", "")
+    return int(said) if said.isdigit() and int(said) > 0 else len(os.sched_getaffinity(0))
+
+
+def split_cpu(devices: int) -> None:
+    """Count the processor as several devices, before JAX starts.
+
+    A batch of small models keeps one thread busy; spread over a device for each core they take
+    half the time on two. Nothing happens where JAX has started, or where the user has said how
+    many there are (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS`).
+    """
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if said or jax.config.values["jax_num_cpu_devices"] != -1:
+        return
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", max(1, devices))
 
 
 def is_first() -> bool:

@@ -4,6 +4,7 @@ Every array of a population has a leading axis `member`. Members of one seed sha
 shuffling and its noise (common random numbers), so a difference over beta is one of beta.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -129,6 +130,7 @@ def make_sweep(
     execution: Execution,
     mesh: Mesh | None = None,
     passes: int = 1,
+    compile_quickly: bool = False,
 ) -> Sweep:
     """Build the functions that train many models of one kind together.
 
@@ -141,6 +143,8 @@ def make_sweep(
             then be a multiple of the devices.
         passes: passes through the data in a call of `epoch`; several where a model is so
             small that its evaluation and its report would take longer than its training.
+        compile_quickly: with fewer of XLA's optimisations on a CPU, for models that take
+            longer to compile than to train.
 
     Returns:
         The compiled functions.
@@ -173,8 +177,10 @@ def make_sweep(
         raise ValueError(f"execution {execution!r}: 'map' or 'vmap' is needed")
     if passes < 1:
         raise ValueError(f"passes {passes}: at least 1 is needed")
-    each, each_in_place = (
-        (_one_by_one, _one_by_one_in_place) if execution == "map" else (_all_at_once,) * 2
+    each, each_in_place, choose = (
+        (_one_by_one, _one_by_one_in_place, jax.lax.cond)
+        if execution == "map"
+        else (_all_at_once, _all_at_once, _chosen)
     )
 
     def init_one(member: tuple[Hyper, Array, Array], seeds: Int[Array, " seed"]) -> Population:
@@ -207,9 +213,7 @@ def make_sweep(
             _, report = jax.eval_shape(train, member)
             return member, _zeros(report)._replace(status=member.status)
 
-        # Costs nothing where members are trained one by one; under vmap it is a choice
-        # between two results.
-        return jax.lax.cond(member.train.alive, train, skip, member)
+        return choose(member.train.alive, train, skip, member)
 
     def evaluate_one(member_and_split: tuple[Population, Array], test: Data) -> ElboEstimate:
         member, split = member_and_split
@@ -222,7 +226,7 @@ def make_sweep(
             return _zeros(jax.eval_shape(evaluate, params, own))
 
         always = member.train.step >= 0
-        return jax.lax.cond(always, lambda params: evaluate(params, own), skip, member.train.params)
+        return choose(always, lambda params: evaluate(params, own), skip, member.train.params)
 
     init_all = over_devices(each(init_one), mesh, (True, False))
     epoch_all = over_devices(each_in_place(epoch_one), mesh, (True, False, False, False))
@@ -242,10 +246,11 @@ def make_sweep(
         def shuffled(seed: Array) -> Int[Array, "steps batch"]:
             key = jax.random.key(seed)
             one_pass = jax.eval_shape(lambda: trainer.shuffle(key, step, n)).shape[0]
-            orders = [trainer.shuffle(key, step + i * one_pass, n) for i in range(passes)]
-            return jnp.concatenate(orders)
+            starts = step + one_pass * jnp.arange(passes)
+            orders = jax.vmap(lambda start: trainer.shuffle(key, start, n))(starts)
+            return orders.reshape(-1, orders.shape[-1])
 
-        batches = jax.lax.map(shuffled, members.seeds)
+        batches = jax.vmap(shuffled)(jnp.asarray(members.seeds))
         all_members = (population, (members.hyper, members.seed, members.split))
         population, report = epoch_all(all_members, data, batches, test)
         return population, to_every_device(report, mesh)
@@ -260,12 +265,20 @@ def make_sweep(
         picked = jax.tree.map(lambda leaf: leaf[index], population.train.params)
         return to_every_device(picked, mesh)
 
+    # What runs once is never worth XLA's whole effort. An evaluation rounds as that of an
+    # epoch only if it is compiled like it.
+    once, often = quick_options(), quick_options() if compile_quickly else {}
     return Sweep(
-        init=jax.jit(init),
-        epoch=jax.jit(epoch, donate_argnums=0),
-        evaluate=jax.jit(evaluate_population),
-        pick=jax.jit(pick),
+        init=jax.jit(init, compiler_options=once),
+        epoch=jax.jit(epoch, donate_argnums=0, compiler_options=often),
+        evaluate=jax.jit(evaluate_population, compiler_options=often),
+        pick=jax.jit(pick, compiler_options=once),
     )
+
+
+def quick_options() -> dict[str, Any]:
+    """Compiler options with which XLA is done in half the time, on a CPU."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def make_members(
@@ -429,6 +442,11 @@ def _part(data: Data, split: Array) -> Array:
 
 def _zeros(shapes: PyTree) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _chosen(condition: Array, yes: Callable[[Any], Any], no: Callable[[Any], Any], x: Any) -> Any:
+    """`lax.cond` for `vmap`, which would copy all that a branch reads for each member."""
+    return jax.tree.map(functools.partial(jnp.where, condition), yes(x), no(x))
 
 
 def _all_at_once(fun: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax.likelihoods import COLUMN_LIKELIHOODS, joint, missing_at_nan
@@ -62,7 +63,7 @@ def make_table_vae(
     vae = make_vae(
         encoder, decoder, missing_at_nan(likelihood), x_shape=(features,), latent_dim=latent_dim
     )
-    counts = jnp.array([kind == "count" for kind, width in blocks for _ in range(width)])
+    counts = np.array([kind == "count" for kind, width in blocks for _ in range(width)])
 
     def encode(params: Params, x: Float[Array, " features"]) -> Normal:
         filled = jnp.where(jnp.isnan(x), 0.0, x)

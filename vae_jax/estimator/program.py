@@ -75,7 +75,7 @@ def program_of(
 
     def start(seed: int, rng: np.random.RandomState) -> TrainState:
         # As `trainer.init`, whose compilation would take longer than the training.
-        shapes = jax.eval_shape(trainer.init, jax.random.key(0), Hyper())
+        shapes = jax.eval_shape(lambda: trainer.init(jax.random.key(0), Hyper()))
         shapes = shapes._replace(root_key=shapes.step)
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         params = jax.tree.map_with_path(functools.partial(_drawn, rng), zeros.params)

@@ -9,35 +9,35 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from vae_jax.model import VAE, batch_elbo_terms
 from vae_jax.preprocess import Preprocess
-from vae_jax.types import Nats, Params, PRNGKey
+from vae_jax.types import Params, PRNGKey
 
 # A dimension whose KL, averaged over the data, stays under this carries nothing (nats).
 ACTIVE_KL = 0.01
 
 
 class ElboEstimate(NamedTuple):
-    """Averages over a data set, in nats per example.
+    """Averages over a data set, in nats per example; those of a population lead with its axis.
 
     Attributes:
         log_lik: E_q[log p(x | z)], by samples.
         kl_per_dim: the exact KL of each latent dimension.
     """
 
-    log_lik: Nats
-    kl_per_dim: Float[Array, " latent"]
+    log_lik: Float[Array, "*member"]
+    kl_per_dim: Float[Array, "*member latent"]
 
     @property
-    def kl(self) -> Nats:
+    def kl(self) -> Float[Array, "*member"]:
         """KL(q(z | x) || p(z)), summed over the latent dimensions."""
         return jnp.sum(self.kl_per_dim, axis=-1)
 
     @property
-    def elbo(self) -> Nats:
+    def elbo(self) -> Float[Array, "*member"]:
         """The evidence lower bound (beta = 1)."""
         return self.log_lik - self.kl
 
     @property
-    def active_dims(self) -> Int[Array, ""]:
+    def active_dims(self) -> Int[Array, "*member"]:
         """Latent dimensions whose KL exceeds `ACTIVE_KL`."""
         return jnp.sum(self.kl_per_dim > ACTIVE_KL, axis=-1)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
-from vae_jax.likelihoods.base import Likelihood, Theta
+from vae_jax.likelihoods.base import Likelihood, Theta, parameters_of
 from vae_jax.types import PRNGKey
 
 # Where log-rates, log-dispersions and logits may lie: beyond it float32 loses its digits.
@@ -41,21 +41,22 @@ def student_t(df: float = 4.0, min_scale: float = 0.01) -> Likelihood:
     if not 0 < min_scale < float("inf"):
         raise ValueError(f"min_scale {min_scale}: a positive finite number is needed")
 
-    def scale(theta: Theta) -> Float[Array, "*x"]:
-        return min_scale + jax.nn.softplus(theta[..., 1])
+    def location_and_scale(theta: Theta) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
+        location, free = parameters_of(theta)
+        return location, min_scale + jax.nn.softplus(free)
 
     def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        s = scale(theta)
+        location, s = location_and_scale(theta)
         constant = gammaln((df + 1) / 2) - gammaln(df / 2) - 0.5 * jnp.log(df * jnp.pi)
-        square = ((x - theta[..., 0]) / s) ** 2
+        square = ((x - location) / s) ** 2
         return constant.astype(x.dtype) - jnp.log(s) - (df + 1) / 2 * jnp.log1p(square / df)
 
     def mean(theta: Theta) -> Float[Array, "*x"]:
         return theta[..., 0]
 
     def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
-        noise = jax.random.t(key, df, theta.shape[:-1], theta.dtype)
-        return mean(theta) + scale(theta) * noise
+        location, scale = location_and_scale(theta)
+        return location + scale * jax.random.t(key, df, theta.shape[:-1], theta.dtype)
 
     return Likelihood(log_prob, mean, sample, theta_dim=2)
 
@@ -75,8 +76,8 @@ def negative_binomial() -> Likelihood:
     """
 
     def logs(theta: Theta) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
-        log_mean = jnp.clip(theta[..., 0], *_LOG_MEAN_RANGE)
-        return log_mean, jnp.clip(theta[..., 1], *_LOG_SIZE_RANGE)
+        log_mean, log_size = parameters_of(theta)
+        return jnp.clip(log_mean, *_LOG_MEAN_RANGE), jnp.clip(log_size, *_LOG_SIZE_RANGE)
 
     def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
         log_mean, log_size = logs(theta)

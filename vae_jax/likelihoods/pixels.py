@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax.gaussian import LOG_2PI
-from vae_jax.likelihoods.base import Likelihood, Theta
+from vae_jax.likelihoods.base import Likelihood, Theta, parameters_of
 from vae_jax.types import PRNGKey
 
 
@@ -148,18 +148,20 @@ def gaussian_learned_scale(min_scale: float = 0.01) -> Likelihood:
     if not 0 < min_scale < float("inf"):
         raise ValueError(f"min_scale {min_scale}: a positive finite number is needed")
 
-    def scale(theta: Theta) -> Float[Array, "*x"]:
-        return min_scale + jax.nn.softplus(theta[..., 1])
+    def location_and_scale(theta: Theta) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
+        location, free = parameters_of(theta)
+        return location, min_scale + jax.nn.softplus(free)
 
     def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        return _log_normal(x - theta[..., 0], scale(theta))
+        location, scale = location_and_scale(theta)
+        return _log_normal(x - location, scale)
 
     def mean(theta: Theta) -> Float[Array, "*x"]:
         return theta[..., 0]
 
     def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
-        noise = jax.random.normal(key, theta.shape[:-1], theta.dtype)
-        return mean(theta) + scale(theta) * noise
+        location, scale = location_and_scale(theta)
+        return location + scale * jax.random.normal(key, theta.shape[:-1], theta.dtype)
 
     return Likelihood(log_prob, mean, sample, theta_dim=2)
 
@@ -191,7 +193,8 @@ def discretized_logistic(levels: int = 256) -> Likelihood:
 
     def location_and_scale(theta: Theta) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
         # Clipped before `exp`; a scale of e^-9 is a thirtieth of a bin, one of e^7 is flat.
-        return theta[..., 0], jnp.exp(jnp.clip(theta[..., 1], -9.0, 7.0))
+        location, log_scale = parameters_of(theta)
+        return location, jnp.exp(jnp.clip(log_scale, -9.0, 7.0))
 
     def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
         location, scale = location_and_scale(theta)
