@@ -73,13 +73,13 @@ for start in range(0, rows, 10_000):
     some = X[start : start + 10_000]
     some += 0.5 * rng.normal(size=some.shape)
 seconds = []
-for count in (1, 1 + epochs):
+for count in (1, 1, 1 + epochs):  # the first compiles
     began = time.perf_counter()
     VAE(hidden=(64,), epochs=count, random_state=0).fit(X)
     seconds.append(time.perf_counter() - began)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({
-    "rows_per_second": rows * epochs / (seconds[1] - seconds[0]),
+    "rows_per_second": rows * epochs / (seconds[2] - seconds[1]),
     "table_bytes": X.nbytes,
     "memory_in_tables": (peak - before) / X.nbytes,
     "fit_seconds": seconds,

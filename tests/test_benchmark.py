@@ -574,13 +574,13 @@ def test_torch_compiles_the_loss_whole(torch):
 
 
 def test_tabular_measures_and_writes_for_real(tmp_path, torch):
-    config = Tabular(turns=1, seeds=1, epochs=10, rows=3_000, output_dir=tmp_path)
+    config = Tabular(turns=1, seeds=1, epochs=10, rows=100_000, output_dir=tmp_path)
     benchmark.run(Config(config))
     result, markdown = texts_of(tmp_path / "benchmark", "tabular")
     assert result["models"] == 25
     assert_sums_up(result["sweep"], 1)
     assert result["large"]["rows_per_second"] > 0
-    assert result["large"]["table_bytes"] == 3_000 * 30 * 8
+    assert result["large"]["table_bytes"] == 100_000 * 30 * 8
     assert set(result["test_neg_elbo"]) == {"vae_jax", "torch"}
     # After ten epochs both are on their way from some 18.5 nats, the entropy of the columns.
     for value in result["test_neg_elbo"].values():
