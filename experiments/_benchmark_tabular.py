@@ -116,8 +116,8 @@ def run(config: Tabular) -> None:
     check_counts(config, "turns", "seeds", "epochs", "rows")
     check(config.epochs % 10 == 0, "--epochs", config.epochs, "a multiple of 10 is needed")
     import_torch()
+    ours = OurSweep(config)  # first, for it says how many devices JAX starts with
     files = files_of("tabular", config)
-    ours = OurSweep(config)
     theirs = partial(torch_models, config, ours.task)
     quality: dict[str, Any] = {}
 
