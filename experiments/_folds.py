@@ -97,6 +97,12 @@ def as_subsets(splits: Sequence[Split]) -> tuple[Subsets, Subsets]:
     return train, together([split.test_features for split in splits])
 
 
+def labels_of(labels: np.ndarray, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of the examples of `as_subsets`."""
+    train, test = ([labels[getattr(split, half)] for split in splits] for half in ("train", "test"))
+    return np.concatenate(train), np.concatenate(test)
+
+
 def spread_over_cores(models: int, data: Subsets) -> None:
     """Give every core its share of many small models, before JAX starts.
 

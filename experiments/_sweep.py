@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments._grid import Member
 from experiments._options import RunOptions, slice_of
@@ -23,6 +24,8 @@ from experiments._run import (
 from experiments._saved import saved_rows
 from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
 from vae_jax import sharding
+from vae_jax.model import VAE
+from vae_jax.preprocess import Preprocess
 from vae_jax.sweep import Data, Evaluate, Execution, make_sweep
 from vae_jax.train import Trainer
 from vae_jax.types import Params
@@ -41,6 +44,8 @@ class Task(NamedTuple):
         table: the title of the closing table.
         about: what `summary.json` says of the numbers.
         members: the grid.
+        vae: the model of all of them.
+        preprocess: from a stored example to its x.
         trainer: of one model.
         evaluate: one model.
         data: the stored training examples, of which each member may have a part.
@@ -54,6 +59,7 @@ class Task(NamedTuple):
         passes: epochs between two rows of `metrics.csv`.
         execution: `--execution auto` on a CPU.
         compile_quickly: as of `make_sweep`.
+        labels: the classes of the stored training and test examples, where there are any.
     """
 
     experiment: str
@@ -62,6 +68,8 @@ class Task(NamedTuple):
     table: str
     about: dict[str, Any]
     members: list[Member]
+    vae: VAE
+    preprocess: Preprocess
     trainer: Trainer
     evaluate: Evaluate
     data: Data
@@ -74,6 +82,7 @@ class Task(NamedTuple):
     passes: int = 1
     execution: Execution = "map"
     compile_quickly: bool = False
+    labels: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def run_sweep(config: RunOptions, task: Task) -> None:

@@ -266,6 +266,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
             "unit": f"{unit}, at beta 1",
         },
         members=members,
+        vae=problem.vae,
+        preprocess=problem.preprocess,
         trainer=trainer,
         evaluate=evaluate,
         data=problem.data,

@@ -73,8 +73,20 @@ class Config(RunOptions):
     (0.1 without it); the least one of gaussian_learned_scale (0.01 without it)."""
     binarize: Literal["none", "dynamic", "threshold"] = "none"
     """Grey levels as they are, bits drawn anew at each visit, or bits at 128 of 255."""
-    objective: Literal["elbo", "beta", "warmup", "cyclical", "capacity", "free_bits"] = "beta"
+    objective: Literal[
+        "elbo",
+        "beta",
+        "warmup",
+        "cyclical",
+        "capacity",
+        "free_bits",
+        "iwae",
+        "dreg",
+        "beta_tc",
+    ] = "beta"
     """The bound to maximise; the settings below belong to one objective each."""
+    samples: int | None = None
+    """Samples of each posterior in the bound (without it 50 for iwae and dreg, 1 otherwise)."""
     warmup_epochs: tuple[float, ...] | None = None
     """warmup: epochs over which the KL weight rises from 0 to beta (10 without it)."""
     cycle_epochs: tuple[float, ...] | None = None
@@ -104,6 +116,7 @@ OBJECTIVE_DEFAULTS = {
     "gamma": 100.0,
     "free_bits": 0.5,
 }
+IMPORTANCE_SAMPLES = {"iwae": 50, "dreg": 50}  # of a posterior, without --samples
 LONGEST_NAME = 120  # characters of a run's name
 DEFAULT_SCALE = {"gaussian": 0.1, "gaussian_learned_scale": 0.01}
 # Every model is judged with the same noise and the same binarisation of the test images; the
@@ -141,7 +154,12 @@ def validate(config: Config) -> Config:
         _check_positive("scale", scale)
     else:
         scale = DEFAULT_SCALE.get(config.likelihood)
-    return dataclasses.replace(config, scale=scale, **_objective_settings(config))
+    samples = config.samples
+    if samples is None:
+        samples = IMPORTANCE_SAMPLES.get(config.objective, 1)
+    check(samples >= 1, "--samples", samples, "a whole number of 1 or more is needed")
+    settings = _objective_settings(config)
+    return dataclasses.replace(config, scale=scale, samples=samples, **settings)
 
 
 def _objective_settings(config: Config) -> dict[str, tuple[float, ...]]:
@@ -201,7 +219,8 @@ def axes_of(config: Config, steps_per_epoch: int = 1) -> list[Axis]:
 
 def lead_of(config: Config) -> str | None:
     """The setting that stands in every name: beta, or the capacity that replaces it."""
-    return {"elbo": None, "capacity": "capacity"}.get(config.objective, "beta")
+    without = {"elbo": None, "iwae": None, "dreg": None, "capacity": "capacity"}
+    return without.get(config.objective, "beta")
 
 
 def run_name(config: Config) -> str:
@@ -214,6 +233,7 @@ def run_name(config: Config) -> str:
     """
     parts = [config.dataset, f"{config.network}{_hidden(config)}", f"z{config.latent_dim}"]
     parts += _changed(config, ("likelihood", "binarize", "objective"))
+    parts += [f"k{config.samples}"] if config.samples not in (None, 1) else []
     for axis in shown_axes(axes_of(config), lead_of(config)):
         parts.append(axis.field + "+".join(map(short, axis.values)))
     parts.append("seed" + "+".join(map(str, config.seed)))
@@ -237,7 +257,11 @@ def _words(config: Config) -> list[str]:
     """Every setting of the model that is not the default and not swept, as words for a title."""
     choices = ("activation", "optimizer", "likelihood", "binarize", "objective")
     words = _changed(config, choices)
-    usual = {"batch_size": Config.batch_size, "scale": DEFAULT_SCALE.get(config.likelihood)}
+    usual = {
+        "batch_size": Config.batch_size,
+        "scale": DEFAULT_SCALE.get(config.likelihood),
+        "samples": 1,
+    }
     for field, default in usual.items():
         value = getattr(config, field)
         if value is not None and value != default:
@@ -249,12 +273,12 @@ def _words(config: Config) -> list[str]:
     return words
 
 
-def members_of(config: Config, steps_per_epoch: int) -> list[Member]:
+def members_of(config: Config, num_examples: int) -> list[Member]:
     """Every combination of the swept settings and the seeds.
 
     Args:
         config: with its defaults filled in.
-        steps_per_epoch: optimiser steps in an epoch.
+        num_examples: in the training set.
 
     Returns:
         The members, setting by setting.
@@ -262,10 +286,17 @@ def members_of(config: Config, steps_per_epoch: int) -> list[Member]:
     Raises:
         UsageError: if a cycle is shorter than two steps.
     """
+    steps_per_epoch = num_examples // config.batch_size
     for cycle in config.cycle_epochs or ():
         long_enough = cycle * steps_per_epoch >= 2
         check(long_enough, "--cycle-epochs", cycle, "at least two steps are needed")
-    return grid(axes_of(config, steps_per_epoch), config.seed, lead=lead_of(config))
+    members = grid(axes_of(config, steps_per_epoch), config.seed, lead=lead_of(config))
+    if "num_examples" not in OBJECTIVES[config.objective]().reads:
+        return members
+    return [
+        member._replace(hyper=member.hyper._replace(num_examples=float(num_examples)))
+        for member in members
+    ]
 
 
 def build_vae(config: Config, x_shape: Sequence[int]) -> VAE:
@@ -324,7 +355,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
     preprocess = BINARIZE[config.binarize]
     trainer = make_trainer(
         vae,
-        OBJECTIVES[config.objective](),
+        OBJECTIVES[config.objective](num_samples=config.samples),
         batch_size=config.batch_size,
         optimizer=OPTIMIZERS[config.optimizer],
         preprocess=preprocess,
@@ -357,7 +388,9 @@ def prepare(config: Config) -> tuple[Config, Task]:
             "likelihood": config.likelihood,
             "unit": "nats per image on the test split, at beta 1",
         },
-        members=members_of(config, total // config.batch_size),
+        members=members_of(config, total),
+        vae=vae,
+        preprocess=preprocess,
         trainer=trainer,
         evaluate=evaluate,
         data=images.train_images,
@@ -366,6 +399,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         picture=pictures.reconstruct,
         draw=partial(_draw, pictures, title),
         source={"source": images.source, "sha256": images.sha256},
+        labels=(images.train_labels, images.test_labels),
     )
 
 

@@ -9,7 +9,13 @@ import jax
 from jaxtyping import Array
 
 from experiments._distributed import connected
-from experiments._folds import as_subsets, cross_validation, over_folds, spread_over_cores
+from experiments._folds import (
+    as_subsets,
+    cross_validation,
+    labels_of,
+    over_folds,
+    spread_over_cores,
+)
 from experiments._grid import Axis, grid, short, shown_axes
 from experiments._options import RunOptions, check_options
 from experiments._run import UsageError, check, check_members, flag_of, main
@@ -256,6 +262,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
             "unit": f"{unit}, at beta 1",
         },
         members=members,
+        vae=vae,
+        preprocess=as_stored,
         trainer=trainer,
         evaluate=evaluate,
         data=data,
@@ -266,6 +274,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         passes=config.report_every or 1,
         execution="vmap",
         compile_quickly=True,
+        labels=None if table.labels is None else labels_of(table.labels, splits),
     )
 
 

@@ -729,7 +729,9 @@ BAD = {
     "--optimizer lbfgs": "lbfgs",
     "--likelihood poisson": "poisson",
     "--binarize yes": "yes",
-    "--objective iwae": "iwae",
+    "--objective vampprior": "vampprior",
+    "--samples 0": "--samples 0: a whole number of 1 or more is needed",
+    "--objective iwae --beta 2": "--beta 2: --objective iwae has no beta",
     "--dataset cifar": "cifar",
     "--bogus 1": "--bogus",
     "--latent-dimm 3": "--latent-dimm",
@@ -905,7 +907,9 @@ def test_every_choice_trains_and_is_drawn(settings, tmp_path):
     # The mean over steps 0 to 4 of a rise over 10 epochs or half a cycle of 5, at the defaults.
     scheduled = {"warmup": 2 / 50, "cyclical": 2 / 12.5, "capacity": 10 * 2 / 50}
     column = "train_capacity" if settings["objective"] == "capacity" else "train_kl_weight"
-    if settings["objective"] != "free_bits":
+    if settings["objective"] == "beta_tc":
+        assert "train_total_correlation" in row
+    elif settings["objective"] not in ("free_bits", "iwae", "dreg"):
         rounding = (STEPS + 1) * np.finfo(np.float32).eps
         expected = scheduled.get(settings["objective"], 1.0)
         assert math.isclose(float(row[column]), expected, rel_tol=rounding)
@@ -1047,13 +1051,30 @@ def test_members_are_every_pair_with_settings_in_steps():
     config = mnist.validate(
         mnist.Config(beta=(0.5, 2.0), seed=(3, 4), objective="warmup", warmup_epochs=(2.5,))
     )
-    members = mnist.members_of(config, steps_per_epoch=100)
+    members = mnist.members_of(config, num_examples=100 * 128)
     assert [(m.columns["beta"], m.seed) for m in members] == [(0.5, 3), (0.5, 4), (2, 3), (2, 4)]
     for member in members:
         assert member.hyper.beta == member.columns["beta"]
         assert member.hyper.warmup_steps == 250
         # Numbers that float32 holds: what is written down is what was trained.
         assert all(float(np.float32(number)) == number for number in member.hyper)
+
+
+def test_the_total_correlation_knows_how_many_examples_there_are():
+    config = mnist.validate(mnist.Config(objective="beta_tc", beta=(6.0,)))
+    [member] = mnist.members_of(config, num_examples=60_000)
+    assert (member.hyper.beta, member.hyper.num_examples) == (6, 60_000)
+    [plain] = mnist.members_of(mnist.validate(mnist.Config()), num_examples=60_000)
+    assert math.isinf(plain.hyper.num_examples)
+
+
+def test_an_importance_weighted_run_is_named_by_its_samples():
+    names = {
+        objective: mnist.run_name(mnist.validate(mnist.Config(objective=objective)))
+        for objective in ("iwae", "beta")
+    }
+    assert names["iwae"] == "auto-mlp512-256-z2-iwae-k50-seed0"
+    assert names["beta"] == "auto-mlp512-256-z2-beta1-seed0"
 
 
 def test_settings_that_are_not_given_get_the_defaults_of_their_objective():

@@ -1,20 +1,22 @@
 """Every objective is a row of one table that the tests below run over."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 
 from vae_jax.gaussian import kl_to_standard_normal, log_density, standard_log_density
 from vae_jax.likelihoods import bernoulli
-from vae_jax.model import make_vae
+from vae_jax.model import VAE, batch_elbo_terms, make_vae
 from vae_jax.networks import mlp
-from vae_jax.objectives import OBJECTIVES, Objective
+from vae_jax.objectives import OBJECTIVES, Objective, _stratified, beta_tc, dreg, iwae
 from vae_jax.train import make_trainer
-from vae_jax.types import ElboTerms, Hyper, Normal
+from vae_jax.types import ElboTerms, Hyper, Normal, Params
 
 # Settings under which each objective is the ELBO.
 AS_ELBO = {
@@ -24,7 +26,10 @@ AS_ELBO = {
     "cyclical": Hyper(beta=1.0, cycle_steps=2e6),
     "capacity": Hyper(gamma=1.0, capacity=0.0),
     "free_bits": Hyper(beta=1.0, free_bits=0.0),
+    "beta_tc": Hyper(beta=1.0),
 }
+# With one sample these are the ELBO too, but for the KL, which is that of the sample.
+IMPORTANCE_WEIGHTED = ("iwae", "dreg")
 STEP = 1_500_000
 
 
@@ -51,21 +56,30 @@ def terms(key) -> ElboTerms:
 
 
 def value(name, terms, hyper, step=STEP):
-    return OBJECTIVES[name]().bound(terms, hyper, step)[0]
+    return OBJECTIVES[name](num_samples=1).bound(terms, hyper, step)[0]
 
 
-def elbo_of(terms) -> float:
-    return float(jnp.mean(terms.log_lik - terms.kl_per_dim.sum(axis=-1)))
+def elbo_of(terms, name="elbo") -> float:
+    kl = terms.kl_per_dim.sum(axis=-1)
+    if name in IMPORTANCE_WEIGHTED:
+        kl = terms.log_posterior - terms.log_prior
+    return float(jnp.mean(terms.log_lik - kl))
+
+
+def test_every_objective_has_a_row():
+    assert OBJECTIVES.keys() == AS_ELBO.keys() | set(IMPORTANCE_WEIGHTED)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_is_the_elbo_at_some_setting(name, terms):
-    assert value(name, terms, AS_ELBO[name]) == pytest.approx(elbo_of(terms), rel=1e-6)
+    found = value(name, terms, AS_ELBO.get(name, Hyper()))
+    assert found == pytest.approx(elbo_of(terms, name), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_rises_with_the_likelihood_nat_for_nat(name, terms):
-    grad = jax.grad(lambda log_lik: value(name, terms._replace(log_lik=log_lik), AS_ELBO[name]))
+    hyper = AS_ELBO.get(name, Hyper())
+    grad = jax.grad(lambda log_lik: value(name, terms._replace(log_lik=log_lik), hyper))
     # An average over examples: one more nat for one of six is a sixth of a nat.
     np.testing.assert_allclose(grad(terms.log_lik), np.full((6, 1), 1 / 6), rtol=1e-6)
 
@@ -74,7 +88,7 @@ def test_every_objective_rises_with_the_likelihood_nat_for_nat(name, terms):
 def test_an_objective_reads_the_settings_that_it_says_and_no_others(name, terms):
     base = Hyper(
         beta=2.0, warmup_steps=400.0, cycle_steps=800.0, capacity=3.0, capacity_steps=500.0,
-        gamma=5.0, free_bits=0.3,
+        gamma=5.0, free_bits=0.3, num_examples=50.0,
     )  # fmt: skip
     read = set()
     for field in set(Hyper._fields) - {"learning_rate"}:
@@ -186,5 +200,170 @@ def test_a_bound_over_samples_and_batch_trains_through_the_same_signature(key):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_no_objective_forgets_the_kl_at_its_default_settings(name, terms):
     """Past its warm-up, every objective falls when the KL rises."""
-    more = terms._replace(kl_per_dim=terms.kl_per_dim + 1)
+    more = terms._replace(kl_per_dim=terms.kl_per_dim + 1, log_posterior=terms.log_posterior + 1)
+    if name == "dreg":  # which computes the posterior's density itself
+        more = terms._replace(log_prior=terms.log_prior - 1)
     assert value(name, more, Hyper()) < value(name, terms, Hyper())
+
+
+# Importance weighting, on a model whose log p(x) is known.
+
+
+def linear(shift: float) -> tuple[oracles.LinearGaussian, VAE, Params]:
+    """Probabilistic PCA with parameters for the posterior and the decoder to differentiate.
+
+    The posterior is the true one, but for its mean, which is off by a shift.
+    """
+    model = oracles.random_model(np.random.default_rng(1))
+    exact = oracles.as_vae(model)
+    params = {
+        "shift": jnp.full(2, shift),
+        "log_var": jnp.zeros(2),
+        "offset": jnp.asarray(model.offset, jnp.float32),
+    }
+
+    def encode(params: Any, x: jax.Array) -> Normal:
+        q = exact.encode({}, x)
+        return Normal(q.mean + params["shift"], q.log_var + params["log_var"])
+
+    def decode(params: Any, z: jax.Array) -> jax.Array:
+        weights = jnp.asarray(model.weights, jnp.float32)
+        return (weights @ z + params["offset"])[:, None]
+
+    return model, exact._replace(encode=encode, decode=decode), params
+
+
+def rows_of(model: oracles.LinearGaussian, n: int = 8) -> jax.Array:
+    return jnp.asarray(oracles.sample(model, np.random.default_rng(2), n), jnp.float32)
+
+
+def bound_of(objective: Objective, vae: VAE, xs: jax.Array) -> Callable[[Params, jax.Array], Any]:
+    def bound(params: Params, key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, (len(xs), objective.num_samples))
+        terms = batch_elbo_terms(keys, vae, params, xs, objective.weigh_z)
+        return objective.bound(terms, Hyper(), 0)[0]
+
+    return bound
+
+
+def gradients(objective: Objective, shift: float, repeats: int) -> dict[str, np.ndarray]:
+    """The gradient of every parameter, for many keys."""
+    model, vae, params = linear(shift)
+    gradient = jax.grad(bound_of(objective, vae, rows_of(model)))
+    keys = jax.random.split(jax.random.key(3), repeats)
+    found = jax.jit(jax.vmap(gradient, (None, 0)))(params, keys)
+    return jax.tree.map(np.asarray, found)
+
+
+def assert_same_mean(a: np.ndarray, b: np.ndarray) -> None:
+    """Within five standard errors of the difference of two means."""
+    error = np.sqrt(a.var(axis=0) / len(a) + b.var(axis=0) / len(b))
+    np.testing.assert_array_less(np.abs(a.mean(axis=0) - b.mean(axis=0)), 5 * error + 1e-6)
+
+
+@pytest.mark.parametrize("make", [iwae, dreg])
+def test_the_importance_weighted_bound_rises_with_k_to_log_p(make):
+    model, vae, params = linear(shift=0.4)
+    xs = rows_of(model)
+    keys = jax.random.split(jax.random.key(4), 2000)
+    means, errors = [], []
+    for num_samples in (1, 4, 16, 64):
+        bound = bound_of(make(num_samples), vae, xs)
+        found = np.asarray(jax.jit(jax.vmap(bound, (None, 0)))(params, keys))
+        means.append(found.mean())
+        errors.append(found.std() / np.sqrt(len(keys)))
+    means.append(oracles.log_marginal(model, np.asarray(xs)).mean())
+    # Each step is far more than its standard error, but the last, which may be next to none.
+    assert all(low + 5 * e < high for low, high, e in zip(means, means[1:4], errors, strict=False))
+    assert means[3] < means[4] + 5 * errors[3]
+    # The gap falls as 1 / K: from 16 to 64 to a quarter, or to a half at most.
+    assert means[4] - means[3] < 0.5 * (means[4] - means[2])
+
+
+def test_with_one_sample_the_importance_weighted_bound_is_the_elbo_in_expectation():
+    ours, elbo = (
+        gradients(OBJECTIVES[name](num_samples=1), 0.4, 4000) for name in ("iwae", "elbo")
+    )
+    for name in ours:
+        assert_same_mean(ours[name], elbo[name])
+
+
+def test_the_doubly_reparameterised_gradient_has_the_same_mean():
+    naive, double = (gradients(make(8), 0.4, 4000) for make in (iwae, dreg))
+    for name in naive:
+        assert_same_mean(naive[name], double[name])
+    # The decoder's is not touched: the same numbers, key by key.
+    np.testing.assert_allclose(naive["offset"], double["offset"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_doubly_reparameterised_gradient_has_less_variance_at_64_samples():
+    naive, double = (gradients(make(64), 0.4, 1000) for make in (iwae, dreg))
+    for name in ("shift", "log_var"):
+        assert np.all(double[name].var(axis=0) < 0.5 * naive[name].var(axis=0))
+
+
+def test_where_the_posterior_is_true_the_doubly_reparameterised_gradient_vanishes():
+    """All weights are alike whatever z is, so z has nothing to gain; the naive one is noise."""
+    naive, double = (gradients(make(8), 0.0, 20) for make in (iwae, dreg))
+    for name in ("shift", "log_var"):
+        assert np.abs(double[name]).max() < 1e-4 < np.abs(naive[name]).max()
+
+
+def test_the_weight_goes_to_the_best_sample(key):
+    log_lik = jnp.array([[-100.0, -90.0, -95.0]])
+    flat = jnp.zeros((1, 3, 1))
+    terms = ElboTerms(log_lik, flat, flat[..., 0], flat[..., 0], flat, Normal(flat, flat))
+    grad = jax.grad(lambda values: iwae(3).bound(terms._replace(log_lik=values), Hyper(), 0)[0])
+    weights = np.asarray(grad(log_lik))[0]
+    np.testing.assert_allclose(
+        weights, np.exp([-10, 0, -5]) / np.exp([-10, 0, -5]).sum(), rtol=1e-5
+    )
+    share = dreg(3).weigh_z
+    assert share is not None
+    np.testing.assert_allclose(share(terms)[0], weights, rtol=1e-5)
+
+
+# Total correlation from a minibatch.
+
+
+def test_the_stratified_weights_estimate_the_aggregate_posterior_without_bias():
+    """Averaged over every minibatch, the weights of an example's row are 1 / N each."""
+    n, size = 5, 3
+    weights = np.asarray(_stratified(size, float(n)))
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-6)
+    total = np.zeros((n, n))
+    batches = list(itertools.permutations(range(n), size))
+    for batch in batches:
+        for place, example in enumerate(batch):
+            total[example, list(batch)] += weights[place]
+    # Every example stands in a share of size / n of the minibatches.
+    np.testing.assert_allclose(total / (len(batches) * size / n), 1 / n, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_total_correlation_is_that_of_its_definition(key, num_samples):
+    rng, size, n = np.random.default_rng(5), 4, 50
+    mean, log_var = rng.normal(size=(size, 1, 2)), rng.normal(size=(size, 1, 2))
+    z = rng.normal(size=(size, num_samples, 2))
+    q = Normal(
+        *(jnp.asarray(np.repeat(a, num_samples, axis=1), jnp.float32) for a in (mean, log_var))
+    )
+    zeros = jnp.zeros((size, num_samples))
+    terms = ElboTerms(
+        zeros, jnp.zeros((*zeros.shape, 2)), zeros, zeros, jnp.asarray(z, jnp.float32), q
+    )
+    density = np.exp(-((z[:, :, None] - mean[:, 0]) ** 2) / 2 / np.exp(log_var[:, 0]))
+    density /= np.sqrt(2 * np.pi * np.exp(log_var[:, 0]))  # [batch samples batch latent]
+    weights = np.asarray(_stratified(size, float(n)), np.float64)[:, None]
+    joint = np.log((weights * density.prod(axis=-1)).sum(axis=-1))
+    marginals = np.log((weights[..., None] * density).sum(axis=2)).sum(axis=-1)
+    expected = (joint - marginals).mean()
+    bound, aux = beta_tc(num_samples).bound(terms, Hyper(beta=3.0, num_examples=float(n)), 0)
+    assert aux["total_correlation"] == pytest.approx(expected, rel=1e-4)
+    assert bound == pytest.approx(-2 * expected, rel=1e-4)
+
+
+def test_total_correlation_of_one_example_is_refused(terms):
+    one = jax.tree.map(lambda leaf: leaf[:1], terms)
+    with pytest.raises(ValueError, match="a minibatch of 1: total correlation needs 2 examples"):
+        value("beta_tc", one, Hyper(beta=2.0, num_examples=100.0))

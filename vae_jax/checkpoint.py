@@ -260,7 +260,7 @@ def _sha256_of_manifest(arrays: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(arrays, sort_keys=True).encode()).hexdigest()
 
 
-def _layout(leaf: jax.Array) -> dict[str, Any]:
+def _layout(leaf: jax.Array | jax.ShapeDtypeStruct) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 

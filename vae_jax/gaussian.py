@@ -48,7 +48,12 @@ def log_density(q: Normal, z: Float[Array, " latent"]) -> Nats:
     Returns:
         Nats, summed over the latent dimensions.
     """
-    return -0.5 * jnp.sum(LOG_2PI + q.log_var + (z - q.mean) ** 2 * jnp.exp(-q.log_var))
+    return jnp.sum(log_density_per_dim(q, z))
+
+
+def log_density_per_dim(q: Normal, z: Float[Array, " latent"]) -> Float[Array, " latent"]:
+    """The summands of `log_density`: nats of each latent dimension."""
+    return -0.5 * (LOG_2PI + q.log_var + (z - q.mean) ** 2 * jnp.exp(-q.log_var))
 
 
 def standard_log_density(z: Float[Array, " latent"]) -> Nats:

@@ -155,7 +155,11 @@ def _terms(log_lik: Nats, q: Normal, z: Float[Array, " latent"]) -> ElboTerms:
 
 
 def batch_elbo_terms(
-    keys: Key[Array, "batch samples"], vae: VAE, params: Params, xs: Float[Array, "batch *x"]
+    keys: Key[Array, "batch samples"],
+    vae: VAE,
+    params: Params,
+    xs: Float[Array, "batch *x"],
+    weigh_z: Callable[[ElboTerms], Float[Array, "batch samples"]] | None = None,
 ) -> ElboTerms:
     """`elbo_terms` of every example and sample: the place that maps a model over examples.
 
@@ -167,17 +171,45 @@ def batch_elbo_terms(
         vae: the model.
         params: its parameters.
         xs: the examples.
+        weigh_z: of the terms, factors of the gradient that flows back through each sample.
 
     Returns:
         The terms with leading axes `[batch, samples]`.
     """
     qs = jax.vmap(vae.encode, (None, 0))(params, xs)
     zs = jax.vmap(jax.vmap(reparameterize, (0, None)))(keys, qs)
+    if weigh_z is None:
+        return _terms_at(zs, qs, vae, params, xs)
+    # Forward this is computed twice on paper and once by XLA, which sees the same numbers.
+    factors = weigh_z(jax.lax.stop_gradient(_terms_at(zs, qs, vae, params, xs)))
+    return _terms_at(_weigh_gradient(zs, factors[..., None]), qs, vae, params, xs)
+
+
+@jax.custom_vjp
+def _weigh_gradient(values: Array, factors: Array) -> Array:
+    """The values; what flows back through them is multiplied by the factors."""
+    return values
+
+
+_weigh_gradient.defvjp(
+    lambda values, factors: (values, factors),
+    lambda factors, flowing: (flowing * factors, jnp.zeros_like(factors)),
+)
+
+
+def _terms_at(
+    zs: Float[Array, "batch samples latent"],
+    qs: Normal,
+    vae: VAE,
+    params: Params,
+    xs: Float[Array, "batch *x"],
+) -> ElboTerms:
+    """The terms of samples that are drawn."""
 
     def log_lik_of(z: Float[Array, " latent"], x: Float[Array, "*x"]) -> Nats:
         return vae.likelihood.log_prob(vae.decode(params, z), x)
 
     # Over one flat axis: two nested ones cost a transpose in every weight gradient.
-    repeated = jnp.repeat(xs, keys.shape[1], axis=0)
+    repeated = jnp.repeat(xs, zs.shape[1], axis=0)
     log_lik = jax.vmap(log_lik_of)(zs.reshape(-1, vae.latent_dim), repeated)
-    return jax.vmap(jax.vmap(_terms, (0, None, 0)))(log_lik.reshape(keys.shape), qs, zs)
+    return jax.vmap(jax.vmap(_terms, (0, None, 0)))(log_lik.reshape(zs.shape[:2]), qs, zs)

@@ -202,7 +202,7 @@ def make_sweep(
         def train(member: Population) -> tuple[Population, Report]:
             before = member.train
             after, metrics = trainer.epoch(before, hyper, examples, own_batches)
-            estimate = evaluate(after.params, _part(test, split))
+            estimate = evaluate(after.params, part_of(test, split))
             # The last step may leave parameters that are finite and yet of no use.
             good = after.alive & jnp.isfinite(estimate.elbo)
             kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
@@ -220,7 +220,7 @@ def make_sweep(
 
         # Always, and yet in a branch as in an epoch: XLA then rounds alike, and the summary of
         # a run holds the numbers of its last epoch.
-        own = _part(test, split)
+        own = part_of(test, split)
 
         def skip(params: Params) -> ElboEstimate:
             return _zeros(jax.eval_shape(evaluate, params, own))
@@ -433,8 +433,8 @@ def _status(
     )
 
 
-def _part(data: Data, split: Array) -> Array:
-    """The examples that a member sees."""
+def part_of(data: Data, split: Int[ArrayLike, ""]) -> Array:
+    """The examples that a member of a split sees."""
     if isinstance(data, Subsets):
         return jnp.asarray(data.examples)[jnp.asarray(data.rows)[split]]
     return jnp.asarray(data)

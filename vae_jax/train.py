@@ -148,7 +148,7 @@ def make_trainer(
         keys_latent = jax.random.split(key_latent, (len(batch), objective.num_samples))
 
         def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
-            terms = batch_elbo_terms(keys_latent, vae, params, xs)
+            terms = batch_elbo_terms(keys_latent, vae, params, xs, objective.weigh_z)
             bound, aux = objective.bound(terms, hyper, state.step)
             log_lik = jnp.mean(terms.log_lik)
             kl = jnp.mean(jnp.sum(terms.kl_per_dim, axis=-1))

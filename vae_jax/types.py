@@ -68,6 +68,8 @@ class Hyper(NamedTuple):
         capacity_steps: optimiser steps over which it rises.
         gamma: weight of |KL - capacity|.
         free_bits: nats of KL in each latent dimension that cost nothing.
+        num_examples: how many there are in the training set, for an objective that estimates
+            the aggregate posterior from a minibatch.
     """
 
     beta: Scalar = 1.0
@@ -78,3 +80,4 @@ class Hyper(NamedTuple):
     capacity_steps: Scalar = 1.0
     gamma: Scalar = 1.0
     free_bits: Scalar = 0.0
+    num_examples: Scalar = float("inf")

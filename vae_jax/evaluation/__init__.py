@@ -1,5 +1,10 @@
 """What a trained model is worth, measured over whole data sets."""
 
+from vae_jax.evaluation.annealed import (
+    Annealed,
+    annealed_log_likelihood,
+    annealed_upper_bound,
+)
 from vae_jax.evaluation.anomaly import (
     SCORES,
     AnomalyScores,
@@ -8,18 +13,42 @@ from vae_jax.evaluation.anomaly import (
     threshold_at,
 )
 from vae_jax.evaluation.elbo import ACTIVE_KL, ElboEstimate, estimate_elbo
-from vae_jax.evaluation.log_likelihood import Importance, log_likelihood, posterior_predictive
+from vae_jax.evaluation.latents import (
+    ElboSurgery,
+    active_units,
+    elbo_surgery,
+    encode_all,
+    posterior_mean_variance,
+)
+from vae_jax.evaluation.log_likelihood import (
+    Importance,
+    estimate_log_likelihood,
+    log_likelihood,
+    posterior_predictive,
+)
+from vae_jax.evaluation.representation import Accuracies, representation
 
 __all__ = [
     "ACTIVE_KL",
     "SCORES",
+    "Accuracies",
+    "Annealed",
     "AnomalyScores",
     "ElboEstimate",
+    "ElboSurgery",
     "Importance",
+    "active_units",
+    "annealed_log_likelihood",
+    "annealed_upper_bound",
     "anomaly_scores",
     "conformal_p_values",
+    "elbo_surgery",
+    "encode_all",
     "estimate_elbo",
+    "estimate_log_likelihood",
     "log_likelihood",
+    "posterior_mean_variance",
     "posterior_predictive",
+    "representation",
     "threshold_at",
 ]

@@ -4,14 +4,16 @@ Every function is written for one example and takes the key of its samples; the 
 all examples gives them the same noise, so that a score does not depend on who stands beside.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from vae_jax.gaussian import log_density, reparameterize, standard_log_density
 from vae_jax.model import VAE
+from vae_jax.preprocess import Preprocess
 from vae_jax.types import Nats, Params, PRNGKey
 
 # Samples that are decoded at once; more are streamed.
@@ -19,7 +21,7 @@ _AT_ONCE = 128
 
 
 class Importance(NamedTuple):
-    """The importance-weighted estimate of one example.
+    """The importance-weighted estimate of one example, or of many with a leading axis.
 
     Attributes:
         log_likelihood: log (1 / K) sum_k w_k, nats: a lower bound of log p(x) in expectation.
@@ -27,8 +29,8 @@ class Importance(NamedTuple):
             posterior misses the model's own and the estimate is low.
     """
 
-    log_likelihood: Nats
-    effective_samples: Float[Array, ""]
+    log_likelihood: Float[Array, "*n"]
+    effective_samples: Float[Array, "*n"]
 
 
 def log_likelihood(
@@ -89,6 +91,62 @@ def posterior_predictive(
     """
     _, mean = _streamed(key, vae, params, x, num_samples, wanted=vae.likelihood.mean)
     return mean
+
+
+@partial(jax.jit, static_argnames=("vae", "preprocess", "num_samples", "batch_size"))
+def estimate_log_likelihood(
+    key: PRNGKey,
+    vae: VAE,
+    preprocess: Preprocess,
+    params: Params,
+    data: Num[Array, "n *x"],
+    *,
+    num_samples: int,
+    batch_size: int = 32,
+) -> Importance:
+    """Estimate log p(x) of every example of a data set.
+
+    Example i draws from `fold_in(key, i)`, so the estimate does not depend on the batch size.
+
+    Args:
+        key: the key of the estimate.
+        vae: the model.
+        preprocess: from one stored example to x.
+        params: the model's parameters.
+        data: the stored examples.
+        num_samples: K; they are streamed, so memory does not grow with it.
+        batch_size: examples that are in memory at once; the last batch may be short.
+
+    Returns:
+        The estimate of each example, with the leading axis `n`. Their mean and its standard
+        error are those of the model; many effective samples are no proof, few are a warning.
+
+    Raises:
+        ValueError: if there are no data, or num_samples or the batch size is under 1.
+
+    Example:
+        >>> from vae_jax.likelihoods import bernoulli
+        >>> from vae_jax.model import make_vae
+        >>> from vae_jax.networks import mlp
+        >>> from vae_jax.preprocess import intensities
+        >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
+        >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
+        >>> key, images = jax.random.key(0), jnp.zeros((5, 8, 8, 1), jnp.uint8)
+        >>> params = vae.init(key)
+        >>> found = estimate_log_likelihood(
+        ...     key, vae, intensities, params, images, num_samples=20)
+        >>> found.log_likelihood.shape
+        (5,)
+    """
+    if len(data) == 0 or batch_size < 1:
+        raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
+
+    def one(index: Int[Array, ""]) -> Importance:
+        key_x, key_z = jax.random.split(jax.random.fold_in(key, index))
+        x = preprocess(key_x, data[jnp.minimum(index, len(data) - 1)])
+        return log_likelihood(key_z, vae, params, x, num_samples)
+
+    return jax.lax.map(one, jnp.arange(len(data)), batch_size=min(batch_size, len(data)))
 
 
 class _Weights(NamedTuple):

@@ -6,6 +6,7 @@ give the same file on every desk. Latent dimensions are counted from 1, as z1, z
 """
 
 from vae_jax.figures.charts import kl_per_dimension, latent_scatter, loss_curves
+from vae_jax.figures.evaluation import Evaluated, evaluation_page
 from vae_jax.figures.pictures import (
     inverse_cdf_grid,
     manifold,
@@ -32,9 +33,11 @@ __all__ = [
     "DPI",
     "GREY",
     "VERMILION",
+    "Evaluated",
     "LatentPanel",
     "RateDistortion",
     "correlation_matrices",
+    "evaluation_page",
     "inverse_cdf_grid",
     "kl_against",
     "kl_per_dimension",

@@ -1,0 +1,324 @@
+"""All that is measured of a trained run: `python -m experiments.evaluate results/mnist/RUN`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Array
+
+from experiments._grid import described
+from experiments._loaded import Loaded, Run, load_run
+from experiments._progress import console, table
+from experiments._report import Result, by_setting, over_seeds, plus_minus
+from experiments._run import RunFolder, check, is_finite, main
+from vae_jax import figures
+from vae_jax.evaluation import (
+    active_units,
+    annealed_log_likelihood,
+    elbo_surgery,
+    encode_all,
+    estimate_elbo,
+    estimate_log_likelihood,
+    posterior_mean_variance,
+    representation,
+)
+from vae_jax.figures import Evaluated, evaluation_page
+from vae_jax.sweep import part_of
+
+PROG = "python -m experiments.evaluate"
+EVALUATION_SEED = 2**31  # one that --seed does not take
+FITTED = 10_000  # training examples, at most, that the classifiers are fitted on
+FEW_SAMPLES = 2.0  # effective ones; an estimate from fewer rests on one sample
+# By the name of a number: how it reads in the table, and its digits.
+COLUMNS = {
+    "neg_elbo": ("-ELBO", 2),
+    "kl": ("KL", 2),
+    "neg_log_likelihood": ("-log p(x)", 2),
+    "effective_samples_median": ("ESS", 1),
+    "effective_samples_5th": ("ESS, 5th percentile", 1),
+    "active_units": ("active units", 1),
+    "mutual_information": ("I(x; z)", 2),
+    "total_correlation": ("TC", 2),
+    "dimension_kl": ("dimension-wise KL", 2),
+    "knn_accuracy": ("5-NN", 3),
+    "linear_accuracy": ("linear probe", 3),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Evaluate every model of a run on its whole held-out set.
+
+    ELBO, importance-weighted log-likelihood and annealed importance sampling; active units,
+    mutual information, total correlation; classes found from the latent means. Numbers and
+    figures are written to `evaluation/` in the run's folder.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run, results/<experiment>/<run>, with its checkpoints."""
+    num_samples: int = 500
+    """Samples of z for each example behind log p(x); 5000 is what papers report."""
+    annealed: int = 4
+    """Examples whose log p(x) is estimated by annealed importance sampling too; 0 for none."""
+    chains: int = 16
+    """Chains of each."""
+    temperatures: int = 500
+    """Steps of each chain from the prior to the posterior."""
+    threshold: float = 0.01
+    """Variance of its posterior mean above which a latent unit is active."""
+    data_dir: Path | None = None
+    """Where the data are, if not where the run found them."""
+
+
+class Found(NamedTuple):
+    """What is found of one model.
+
+    Attributes:
+        numbers: by name, nats per example.
+        arrays: of the latent dimensions and the examples.
+    """
+
+    numbers: dict[str, float]
+    arrays: dict[str, np.ndarray]
+
+
+def run(config: Config) -> None:
+    """Evaluate, write and draw.
+
+    Raises:
+        UsageError: if a setting does not allow it, there is no such run, or its data differ.
+        CheckpointError: if a checkpoint is damaged or of another model.
+    """
+    for flag, least in (("num_samples", 1), ("annealed", 0), ("chains", 1), ("temperatures", 2)):
+        value, name = getattr(config, flag), "--" + flag.replace("_", "-")
+        check(value >= least, name, value, f"a whole number of {least} or more is needed")
+    valid = is_finite(config.threshold) and config.threshold >= 0
+    check(valid, "--threshold", config.threshold, "a finite number of 0 or more is needed")
+    trained = load_run(config.run, config.data_dir)
+    results, arrays = [], {}
+    for index, loaded in enumerate(trained.models()):
+        if index == 0:  # now it is known that they can be read
+            print(f"{trained.task.source['source']}\n{trained.folder.path}", flush=True)
+        numbers, own = _evaluate(config, trained, loaded)
+        member = loaded.member
+        results.append(Result(member.name, member.columns, [], {}, None, numbers))
+        arrays[member.name] = own
+        place = f"{index + 1}/{len(trained.members)}"
+        print(f"{place}  {member.name} after epoch {loaded.epoch}  {_line(numbers)}", flush=True)
+    _write(config, trained, results, arrays)
+
+
+def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
+    task, params = trained.task, loaded.params
+    key, data = jax.random.key(EVALUATION_SEED), {}
+    for half, stored in (("train", task.data), ("test", task.test)):
+        data[half] = part_of(stored, loaded.member.split)
+    test = data["test"]
+    model = (task.vae, task.preprocess, params)
+    elbo = estimate_elbo(key, *model, test)
+    estimate = jax.device_get(
+        estimate_log_likelihood(key, *model, test, num_samples=config.num_samples)
+    )
+    posteriors = encode_all(key, *model, test)
+    parts = elbo_surgery(key, posteriors)
+    numbers = {
+        "neg_elbo": -float(elbo.elbo),
+        "reconstruction": -float(elbo.log_lik),
+        "kl": float(elbo.kl),
+        "neg_log_likelihood": -float(np.mean(estimate.log_likelihood)),
+        "log_likelihood_error": float(np.std(estimate.log_likelihood) / np.sqrt(len(test))),
+        "effective_samples_median": float(np.median(estimate.effective_samples)),
+        "effective_samples_5th": float(np.percentile(estimate.effective_samples, 5)),
+        "active_units": float(active_units(posteriors, config.threshold)),
+        "mutual_information": float(parts.mutual_information),
+        "mutual_information_error": float(parts.standard_error),
+        "information_bound": float(parts.information_bound),
+        "marginal_kl": float(parts.marginal_kl),
+        "total_correlation": float(parts.total_correlation),
+        "dimension_kl": float(np.sum(parts.marginal_kl_per_dim)),
+        **_classes(key, trained, loaded, data, np.asarray(posteriors.mean)),
+        **_annealed(config, key, trained, loaded, test, estimate.log_likelihood),
+    }
+    arrays = {
+        "variance": posterior_mean_variance(posteriors),
+        "kl_per_dim": parts.kl_per_dim,
+        "information_per_dim": parts.mutual_information_per_dim,
+        "log_likelihood": estimate.log_likelihood,
+        "effective_samples": estimate.effective_samples,
+    }
+    return Found(numbers, {name: np.asarray(array) for name, array in arrays.items()})
+
+
+def _classes(
+    key: Any, trained: Run, loaded: Loaded, data: dict[str, Array], means: np.ndarray
+) -> dict[str, float]:
+    """What the posterior means tell of the classes, where there are any."""
+    task, split = trained.task, loaded.member.split
+    if task.labels is None:
+        return {}
+    train_labels, test_labels = (
+        np.asarray(part_of(stored._replace(examples=labels), split))
+        if isinstance(stored, tuple)
+        else labels
+        for stored, labels in zip((task.data, task.test), task.labels, strict=True)
+    )
+    some = data["train"][:FITTED]
+    fitted = encode_all(key, task.vae, task.preprocess, loaded.params, some)
+    found = representation(np.asarray(fitted.mean), train_labels[: len(some)], means, test_labels)
+    return {"knn_accuracy": found.knn, "linear_accuracy": found.linear}
+
+
+def _annealed(
+    config: Config, key: Any, trained: Run, loaded: Loaded, test: Array, estimates: np.ndarray
+) -> dict[str, float]:
+    """Both estimates of log p(x) on the first examples."""
+    count = min(config.annealed, len(test))
+    if count == 0:
+        return {}
+    vae, preprocess = trained.task.vae, trained.task.preprocess
+
+    @jax.jit
+    def one(index: Array, stored: Array, params: Any) -> Any:
+        # As in `estimate_log_likelihood`, so that both are of the same binarisation.
+        key_x, key_z = jax.random.split(jax.random.fold_in(key, index))
+        return annealed_log_likelihood(
+            key_z,
+            vae,
+            params,
+            preprocess(key_x, stored),
+            num_chains=config.chains,
+            num_temperatures=config.temperatures,
+        )
+
+    found = [jax.device_get(one(i, test[i], loaded.params)) for i in range(count)]
+    return {
+        "annealed_examples": count,
+        "annealed_neg_log_likelihood": -float(np.mean([one.log_likelihood for one in found])),
+        "annealed_acceptance": float(np.mean([one.acceptance for one in found])),
+        "importance_neg_log_likelihood_of_them": -float(np.mean(estimates[:count])),
+    }
+
+
+def _line(numbers: dict[str, float]) -> str:
+    words = [f"{name} {numbers[key]:.{digits}f}" for key, (name, digits) in _shown(numbers).items()]
+    return "  ".join(words[:7])
+
+
+def _shown(numbers: dict[str, float]) -> dict[str, tuple[str, int]]:
+    return {name: how for name, how in COLUMNS.items() if name in numbers}
+
+
+def _write(
+    config: Config, trained: Run, results: list[Result], arrays: dict[str, dict[str, np.ndarray]]
+) -> None:
+    folder = RunFolder(trained.folder.path / "evaluation")
+    folder.path.mkdir(exist_ok=True)
+    task = trained.task
+    example = task.about.get("example", "image")
+    shown = _shown(dict(results[0].also))
+    groups = {
+        described(group[0].setting) or group[0].name: group
+        for group in by_setting(results).values()
+    }
+    columns = [f"nats per {example}", *groups]
+    rows = [
+        [name, *(plus_minus(*over_seeds(group, key), digits) for group in groups.values())]
+        for key, (name, digits) in shown.items()
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in ([columns, ["---"] * len(columns), *rows])]
+    remarks = _remarks(config, trained, results)
+    text = [f"{task.title}: held-out data", "", *lines, "", *(f"- {remark}" for remark in remarks)]
+    folder.write_text("evaluation.md", "\n".join(text) + "\n")
+    folder.write_json(
+        "evaluation.json",
+        {
+            "run": str(trained.folder.path.name),
+            "settings": {
+                "num_samples": config.num_samples,
+                "chains": config.chains,
+                "temperatures": config.temperatures,
+                "threshold": config.threshold,
+            },
+            "unit": f"nats per {example}",
+            "members": [{"name": one.name, **one.columns, **one.also} for one in results],
+        },
+    )
+    found = {}
+    for setting, group in groups.items():
+        own = [arrays[one.name] for one in group]
+        mean = {key: over_seeds(group, key)[0] for key in group[0].also}
+        found[setting] = Evaluated(
+            # Units of different seeds have no order in common but that of their sizes.
+            variance=np.mean([np.sort(one["variance"])[::-1] for one in own], axis=0),
+            kl_per_dim=np.mean([_ranked(one, "kl_per_dim") for one in own], axis=0),
+            information_per_dim=np.mean(
+                [_ranked(one, "information_per_dim") for one in own], axis=0
+            ),
+            information=mean["mutual_information"],
+            total_correlation=mean["total_correlation"],
+            dimension_kl=mean["dimension_kl"],
+            elbo=-mean["neg_elbo"],
+            log_likelihood=-mean["neg_log_likelihood"],
+            effective_samples=np.concatenate([one["effective_samples"] for one in own]),
+            accuracies={
+                COLUMNS[name][0]: mean[name]
+                for name in ("knn_accuracy", "linear_accuracy")
+                if name in mean
+            },
+        )
+    page = evaluation_page(
+        found,
+        title=f"{task.title} · held-out data",
+        threshold=config.threshold,
+        information_bound=results[0].also["information_bound"],
+        num_samples=config.num_samples,
+        unit=f"nats per {example}",
+    )
+    kept = {f"{name}/{key}": array for name, own in arrays.items() for key, array in own.items()}
+    figures.save(page, folder.path / "evaluation.png", **kept)
+    folder.write_provenance(task.source)
+    console().print(table(f"{task.title}, held-out data", columns, rows))
+    print("\n".join(remarks))
+    print(f"evaluation.md, evaluation.json, evaluation.png: in {folder.path}")
+
+
+def _ranked(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return arrays[name][np.argsort(arrays["kl_per_dim"])[::-1]]
+
+
+def _remarks(config: Config, trained: Run, results: list[Result]) -> list[str]:
+    """What the table does not say by itself."""
+    remarks = [
+        f"-log p(x) by importance sampling, {config.num_samples:,} samples of each posterior: an "
+        f"upper bound in expectation. ESS: its effective samples, of the median example and of "
+        f"the 5th percentile. A unit is active above a variance of {config.threshold:g}; I(x; z) "
+        f"is at most log n = {results[0].also['information_bound']:.2f} nats."
+    ]
+    weak = [one.name for one in results if one.also["effective_samples_5th"] < FEW_SAMPLES]
+    if weak:
+        several = "" if len(weak) == 1 else f" and {len(weak) - 1} others"
+        remarks.append(
+            f"warning: {weak[0]}{several}: for one example in twenty the estimate rests on "
+            f"under {FEW_SAMPLES:g} effective samples, so its -log p(x) is too high; "
+            "--num-samples takes more"
+        )
+    both = [one for one in results if "annealed_examples" in one.also]
+    if both:
+        ours, annealed = (
+            float(np.mean([one.also[name] for one in both]))
+            for name in ("importance_neg_log_likelihood_of_them", "annealed_neg_log_likelihood")
+        )
+        remarks.append(
+            f"on the first {both[0].also['annealed_examples']} examples -log p(x) is "
+            f"{ours:.2f} by importance sampling and {annealed:.2f} by annealed importance sampling "
+            f"({config.chains} chains, {config.temperatures:,} temperatures); both are upper "
+            "bounds in expectation, so the lower one is nearer"
+        )
+    return remarks
+
+
+if __name__ == "__main__":
+    main(Config, run, PROG)

@@ -1,0 +1,247 @@
+"""`python -m experiments.evaluate`: real runs, evaluated from their folders."""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import evaluate, mnist, tabular
+from experiments._loaded import load_run
+from experiments._run import main
+from vae_jax.evaluation import representation
+
+QUICK = ("--num-samples", "20", "--annealed", "2", "--chains", "3", "--temperatures", "12")
+
+
+class Done(NamedTuple):
+    code: object
+    out: str
+    err: str
+
+
+def call(module: Any, folder: Path, *flags: str) -> Done:
+    """The command line of an experiment in this process."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.delenv("VAE_JAX_DATA", raising=False)
+        patch.setattr(sys, "argv", ["experiment.py", *flags])
+        try:
+            main(module.Config, module.run, module.PROG)
+        except SystemExit as stop:
+            code = stop.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_quickly() -> Iterator[None]:
+    """Most of the time here is compilation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def home(compiled_quickly, tmp_path_factory) -> Path:
+    """A folder with a run of two betas and two seeds, evaluated."""
+    folder = tmp_path_factory.mktemp("runs")
+    tiny = ("--dataset", "digits", "--hidden", "8", "--epochs", "2", "--figures", "none")
+    sweep = ("--beta", "0.5", "4", "--seed", "0", "1", "--latent-dim", "3", "--name", "run")
+    for module, flags in (
+        (mnist, (*tiny, *sweep, "--chunk", "3")),
+        (evaluate, ("results/mnist/run", *QUICK)),
+    ):
+        done = call(module, folder, *flags)
+        assert (done.code, done.err) == (0, "")
+    return folder
+
+
+@pytest.fixture
+def copied(home, tmp_path) -> Path:
+    """The run once more, to be broken."""
+    shutil.copytree(home / "results", tmp_path / "results")
+    return tmp_path / "results" / "mnist" / "run"
+
+
+def refused(run: Path, *flags: str) -> str:
+    """The one line that is said."""
+    done = call(evaluate, run.parent, str(run), *QUICK, *flags)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+    return done.err
+
+
+def evaluation(run: Path) -> dict[str, Any]:
+    return json.loads((run / "evaluation" / "evaluation.json").read_text("utf-8"))
+
+
+def test_every_model_is_evaluated(home):
+    run = home / "results" / "mnist" / "run"
+    members = evaluation(run)["members"]
+    assert [one["name"] for one in members] == [
+        "beta0.5-seed0", "beta0.5-seed1", "beta4-seed0", "beta4-seed1"
+    ]  # fmt: skip
+    summary = json.loads((run / "summary.json").read_text("utf-8"))["members"]
+    for found, trained in zip(members, summary, strict=True):
+        # The ELBO is that of the run: the same data, the same noise, the parameters it ended with.
+        assert found["neg_elbo"] == pytest.approx(trained["neg_elbo"], rel=1e-5)
+        assert found["kl"] == pytest.approx(
+            found["mutual_information"] + found["marginal_kl"], rel=1e-4
+        )
+        assert found["neg_log_likelihood"] < found["neg_elbo"]
+        assert 1 <= found["effective_samples_5th"] <= found["effective_samples_median"] <= 20
+        assert 0 <= found["active_units"] <= 3
+        assert 0 <= found["knn_accuracy"] <= 1
+        assert found["annealed_examples"] == 2
+        assert 0 < found["annealed_acceptance"] <= 1
+
+
+def test_the_table_and_the_page_are_written(home):
+    folder = home / "results" / "mnist" / "run" / "evaluation"
+    text = (folder / "evaluation.md").read_text("utf-8")
+    assert "| nats per image | beta 0.5 | beta 4 |" in text
+    for name, _ in evaluate.COLUMNS.values():
+        assert f"| {name} |" in text
+    assert "by annealed importance sampling (3 chains, 12 temperatures)" in text
+    assert np.asarray(Image.open(folder / "evaluation.png").convert("L")).std() > 5
+    with np.load(folder / "evaluation.npz") as arrays:
+        assert arrays["beta4-seed1/variance"].shape == (3,)
+        assert arrays["beta4-seed1/effective_samples"].shape == (360,)
+
+
+def test_a_model_of_a_run_is_the_one_that_was_trained(home):
+    """Its test ELBO, from another chunk than the first too, stands in the run's last row."""
+    trained = load_run(home / "results" / "mnist" / "run")
+    loaded = list(trained.models())
+    assert [one.member.name for one in loaded] == [m.name for m in trained.task.members]
+    assert {one.epoch for one in loaded} == {2}
+    sizes = {np.size(leaf) for leaf in jax.tree.leaves(loaded[-1].params)}
+    assert 8 * 784 in sizes
+
+
+def test_few_effective_samples_are_a_warning(copied):
+    done = call(evaluate, copied, str(copied), "--num-samples", "1", "--annealed", "0")
+    assert (done.code, done.err) == (0, "")
+    assert "warning: beta0.5-seed0 and 3 others: for one example in twenty" in done.out
+    assert "annealed" not in (copied / "evaluation" / "evaluation.md").read_text("utf-8")
+    assert evaluation(copied)["settings"]["num_samples"] == 1
+
+
+def test_a_slice_is_a_run(tmp_path):
+    tiny = ("--dataset", "digits", "--hidden", "8", "--epochs", "1", "--figures", "none")
+    sweep = ("--beta", "1", "2", "3", "--name", "cut", "--shard", "2/2")
+    assert call(mnist, tmp_path, *tiny, *sweep).code == 0
+    run = tmp_path / "results" / "mnist" / "cut"
+    assert "cut into slices; evaluate one of them, in shards/" in refused(run)
+    slice_ = run / "shards" / "2-of-2"
+    done = call(evaluate, tmp_path, str(slice_), *QUICK)
+    assert (done.code, done.err) == (0, "")
+    assert [one["name"] for one in evaluation(slice_)["members"]] == ["beta2-seed0"]
+
+
+def test_a_run_of_a_table_is_evaluated_fold_by_fold(tmp_path):
+    flags = ("--dataset", "iris", "--folds", "2", "--epochs", "2", "--hidden", "4", "--name", "i")
+    assert call(tabular, tmp_path, *flags, "--num-samples", "5", "--figures", "none").code == 0
+    run = tmp_path / "results" / "tabular" / "i"
+    done = call(evaluate, tmp_path, str(run), *QUICK)
+    assert (done.code, done.err) == (0, "")
+    members = evaluation(run)["members"]
+    assert [one["fold"] for one in members] == [0, 1]
+    # Of the 75 rows that each fold holds out.
+    assert {round(one["information_bound"], 4) for one in members} == {round(np.log(75), 4)}
+    assert "nats per row" in (run / "evaluation" / "evaluation.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--num-samples", "0"), "--num-samples 0: a whole number of 1 or more is needed"),
+        (("--annealed", "-1"), "--annealed -1: a whole number of 0 or more is needed"),
+        (("--temperatures", "1"), "--temperatures 1: a whole number of 2 or more is needed"),
+        (("--threshold", "nan"), "--threshold nan: a finite number of 0 or more is needed"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(home, flags, says):
+    assert says in refused(home / "results" / "mnist" / "run", *flags)
+
+
+def test_a_run_that_is_not_there_is_refused(tmp_path):
+    assert f"{tmp_path / 'none'}: there is no such run" in refused(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "not a run (no config.json)" in refused(tmp_path / "empty")
+
+
+def test_a_run_without_checkpoints_is_refused(copied):
+    shutil.rmtree(copied / "checkpoints")
+    assert "no checkpoints in it; they are needed" in refused(copied)
+
+
+def test_a_checkpoint_of_another_model_is_refused(copied):
+    config = json.loads((copied / "config.json").read_text("utf-8"))
+    (copied / "config.json").write_text(json.dumps({**config, "latent_dim": 5}), "utf-8")
+    said = refused(copied)
+    assert "another model" in said
+    assert not (copied / "evaluation" / "evaluation.md").read_text("utf-8").count("z 5")
+
+
+def test_other_data_are_refused(copied):
+    provenance = json.loads((copied / "provenance.json").read_text("utf-8"))
+    provenance["runs"][-1]["data"] |= {"source": "older digits", "sha256": {"digits": "0" * 64}}
+    (copied / "provenance.json").write_text(json.dumps(provenance), "utf-8")
+    assert "trained on other data (older digits) than there are now" in refused(copied)
+
+
+def test_a_setting_of_another_version_is_refused(copied):
+    config = json.loads((copied / "config.json").read_text("utf-8"))
+    (copied / "config.json").write_text(json.dumps({**config, "colour": 1}), "utf-8")
+    assert "no setting 'colour' is known" in refused(copied)
+
+
+def test_a_run_of_an_experiment_that_cannot_be_evaluated_is_refused(copied):
+    moved = copied.parents[1] / "anomaly" / "run"
+    moved.parent.mkdir()
+    copied.rename(moved)
+    assert "runs in mnist/<run> or tabular/<run> can be evaluated" in refused(moved)
+
+
+# What can be read off the means.
+
+
+def test_classes_that_lie_apart_are_found_and_noise_is_guessed():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 100)
+    apart = 10 * labels[:, None] + rng.normal(size=(300, 2))
+    assert representation(apart, labels, apart + 0.1, labels) == (1.0, 1.0)
+    noise, other = rng.normal(size=(300, 2)), rng.normal(size=(300, 2))
+    # A third, within five standard errors of 300 draws.
+    for share in representation(noise, labels, other, labels):
+        assert abs(share - 1 / 3) < 5 * np.sqrt(2 / 9 / 300)
+
+
+def test_a_ring_is_found_by_its_neighbours_and_not_by_a_line():
+    angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    radius = np.where(np.arange(200) % 2, 1.0, 3.0)
+    points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    found = representation(points, np.arange(200) % 2, points, np.arange(200) % 2)
+    assert found.knn > 0.95
+    assert found.linear < 0.7
+
+
+def test_labels_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="2 labels for 3 means: one each is needed"):
+        representation(np.zeros((3, 2)), np.zeros(2, int), np.zeros((3, 2)), np.zeros(3, int))
