@@ -21,9 +21,11 @@ import jax
 import numpy as np
 import tyro
 
+from experiments import _benchmark_evaluation as evaluation
 from experiments import _benchmark_gpu as sweep_gpu
 from experiments import _benchmark_sweep as sweep_cpu
 from experiments import _benchmark_tabular as tabular
+from experiments._benchmark_evaluation import Evaluation
 from experiments._benchmark_job import Job, begin, check_counts, data_arguments, isolated, subject
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
@@ -88,7 +90,7 @@ class Config:
     """Measure the speed of the library; each job has its own --help."""
 
     job: Annotated[
-        Single | Startup | Sweep | Tabular,
+        Single | Startup | Sweep | Tabular | Evaluation,
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.OmitArgPrefixes,
     ]
@@ -104,6 +106,8 @@ def run(config: Config) -> None:
         run_startup(job)
     elif isinstance(job, Tabular):
         tabular.run(job)
+    elif isinstance(job, Evaluation):
+        evaluation.run(job)
     elif job.device == "cpu":
         sweep_cpu.run(job)
     else:

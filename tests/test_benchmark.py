@@ -25,6 +25,7 @@ from experiments import (
     benchmark,
     mnist,
 )
+from experiments._benchmark_evaluation import Evaluation
 from experiments._benchmark_job import environment
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
@@ -587,3 +588,43 @@ def test_tabular_measures_and_writes_for_real(tmp_path, torch):
         assert 14 < value < 22
     assert "times PyTorch, within a turn" in markdown
     assert_tells_no_place(result, markdown, tmp_path)
+
+
+# log p(x).
+
+
+def test_evaluation_measures_and_writes_for_real(tmp_path, torch):
+    pytest.importorskip("pythae")
+    config = Evaluation(
+        dataset="digits", turns=2, samples=200, images=3, peer_images=2, output_dir=tmp_path
+    )
+    benchmark.run(Config(config))
+    result, markdown = texts_of(tmp_path / "benchmark", "evaluation")
+    for row in result["seconds_per_image"].values():
+        assert_sums_up(row, 2)
+    # 784-200-200-50: what a sample of z costs the decoder, 200 times.
+    assert result["flops_per_image"] == 200 * 2 * (50 * 200 + 200 * 200 + 200 * 784)
+    ours, theirs = result["log_likelihood_of_the_same_images"].values()
+    # The same model: two estimates of some -545 nats, each of 200 samples, differ by noise.
+    assert ours == pytest.approx(theirs, abs=1)
+    assert "times as fast as pythae" in markdown
+    assert_tells_no_place(result, markdown, tmp_path)
+
+
+def test_evaluation_without_pythae_is_one_line(tmp_path, monkeypatch, torch):
+    monkeypatch.setitem(sys.modules, "pythae.models", None)
+    with pytest.raises(UsageError, match=r"pythae is not installed.*vae_jax\[bench\]"):
+        benchmark.run(Config(Evaluation(dataset="digits", output_dir=tmp_path)))
+    assert not (tmp_path / "benchmark").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"samples": 150}, "--samples 150: a multiple of 100 is needed"),
+        ({"turns": 0}, "--turns 0: a whole number of 1 or more is needed"),
+    ],
+)
+def test_evaluation_refuses_what_cannot_be_measured(settings, says, tmp_path):
+    with pytest.raises(UsageError, match=says):
+        benchmark.run(Config(Evaluation(dataset="digits", output_dir=tmp_path, **settings)))

@@ -1,0 +1,228 @@
+"""log p(x) by importance sampling, beside the machine's matrix products and pythae.
+
+`python -m experiments.benchmark evaluation`
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from experiments._benchmark_cost import layers_of
+from experiments._benchmark_job import Job, begin, check_counts, subject
+from experiments._peers import import_torch, torch_vae
+from experiments._run import UsageError, check
+from experiments._timing import (
+    Bystanders,
+    alternate,
+    compared,
+    machine,
+    seconds_of,
+    spread,
+    write_results,
+)
+from vae_jax.evaluation import estimate_log_likelihood
+from vae_jax.likelihoods import bernoulli
+from vae_jax.model import VAE, make_vae
+from vae_jax.networks import mlp
+from vae_jax.preprocess import binarize_threshold
+from vae_jax.types import Params
+
+GOALS = {"share_of_matmul": 0.6, "times_pythae": 20.0}
+HIDDEN, LATENT = (200, 200), 50
+ROWS = 4096  # of a matrix product: 32 images of 128 samples, as the estimate has them at once
+PEER_BATCH = 100  # pythae's default
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Job):
+    """log p(x) of MNIST's test images with 5,000 samples, of 784-200-200-50.
+
+    Against matrix products of the same shapes and number, and pythae's `get_nll` on a few of
+    the same images with the same weights. Needs PyTorch and pythae: pip install 'vae_jax[bench]'.
+    """
+
+    turns: int = 5
+    """How often each is measured; a call that compiles and warms up precedes them."""
+    samples: int = 5000
+    """Of z, for each image; a multiple of 100."""
+    images: int = 128
+    """Of the test split, in a turn of ours."""
+    peer_images: int = 4
+    """In a turn of pythae, the first of them."""
+
+
+def run(config: Evaluation) -> None:
+    """Measure, and write what came out.
+
+    Raises:
+        UsageError: if PyTorch or pythae is missing, or a setting, the data or the folder does
+            not allow it.
+    """
+    check_counts(config, "turns", "samples", "images", "peer_images")
+    allowed = f"a multiple of {PEER_BATCH} is needed"
+    check(config.samples % PEER_BATCH == 0, "--samples", config.samples, allowed)
+    pythae_nll = _import_pythae()
+    files, images = begin("evaluation", config)
+    most = len(images.test_images)
+    check(config.images <= most, "--images", config.images, f"at most {most} of {images.name}")
+    few = config.peer_images
+    check(few <= config.images, "--peer-images", few, f"at most --images {config.images}")
+
+    shape = images.test_images.shape[1:]
+    networks = mlp(HIDDEN, x_shape=shape, latent_dim=LATENT, theta_dim=1)
+    vae = make_vae(*networks, bernoulli(), x_shape=shape, latent_dim=LATENT)
+    params = vae.init(jax.random.key(0))
+    some = jnp.asarray(images.test_images[: config.images])
+    found: dict[str, np.ndarray] = {}
+
+    def ours() -> None:
+        estimate = estimate_log_likelihood(
+            jax.random.key(1), vae, binarize_threshold, params, some, num_samples=config.samples
+        )
+        found["vae_jax"] = np.asarray(estimate.log_likelihood)
+
+    bits = (images.test_images[:few].reshape(few, -1) >= 128).astype(np.float32)
+    peer = pythae_nll(vae, params, bits, config.samples)
+
+    def theirs() -> None:
+        found["pythae"] = np.asarray(peer())
+
+    flops = _decoder_flops(shape) * config.images * config.samples
+    products, product_flops = _products(shape, flops)
+    ours()
+    products()
+    bystanders = Bystanders()
+    turns = alternate(
+        {
+            "vae_jax": lambda: seconds_of(ours) / config.images,
+            "matrix products": lambda: seconds_of(products) * flops / product_flops / config.images,
+            "pythae": lambda: seconds_of(theirs) / few,
+        },
+        turns=config.turns,
+    )
+    share = compared(turns["matrix products"], turns["vae_jax"])["median_of_turn_ratios"]
+    times = compared(turns["pythae"], turns["vae_jax"])["median_of_turn_ratios"]
+    per_image = {name: spread(seconds) for name, seconds in turns.items()}
+    same = float(np.mean(found["vae_jax"][:few])), float(np.mean(found["pythae"]))
+    result = {
+        **subject("evaluation", config, images),
+        "seconds_per_image": per_image,
+        "flops_per_image": flops / config.images,
+        "share_of_matmul": share,
+        "times_pythae": times,
+        "log_likelihood_of_the_same_images": dict(zip(("vae_jax", "pythae"), same, strict=True)),
+        "goals": GOALS,
+        "machine": machine(bystanders),
+    }
+    rows = [
+        {
+            "seconds an image": name,
+            "median": f"{spread_of['median_seconds']:.4f}",
+            "range": f"{spread_of['min_seconds']:.4f} - {spread_of['max_seconds']:.4f}",
+        }
+        for name, spread_of in per_image.items()
+    ]
+    seconds = per_image["vae_jax"]["median_seconds"]
+    write_results(
+        files,
+        f"log p(x) with {config.samples:,} samples, 784-200-200-50, CPU",
+        result,
+        rows,
+        f"{100 * share:.0f}% of the rate of the matrix products (goal 60%), {times:.1f} times as "
+        f"fast as pythae (goal 20), medians of the ratios within {config.turns} turns. The "
+        f"decoder's matrix products are {flops / config.images / 1e9:.2f} GFLOP an image; 10,000 "
+        f"images take {10_000 * seconds / 60:.0f} minutes by this rate. Ours are {config.images} "
+        f"test images of {images.name}, pythae's the first {few} of them, thresholded; the same "
+        f"random weights give {same[0]:.2f} and {same[1]:.2f} nats on those.",
+    )
+    print(f"{files.name}.json and .md are in {files.parent}")
+
+
+def _decoder_flops(shape: tuple[int, ...]) -> int:
+    """Of the matrix products of one sample of z."""
+    return sum(2 * a * b for a, b in layers_of(int(np.prod(shape)), HIDDEN, LATENT).decoder)
+
+
+def _products(shape: tuple[int, ...], flops: int) -> tuple[Callable[[], Any], int]:
+    """The decoder's matrix products alone, about as many of them, and their FLOPs."""
+    weights = [
+        jnp.full((a, b), 1 / a) for a, b in layers_of(int(np.prod(shape)), HIDDEN, LATENT).decoder
+    ]
+    per_round = _decoder_flops(shape) * ROWS
+    rounds = max(1, round(flops / per_round))
+
+    @jax.jit
+    def products(z: Array) -> Array:
+        def once(total: Array, _: None) -> tuple[Array, None]:
+            h = z + total  # or XLA would compute it once
+            for weight in weights:
+                h = h @ weight
+            return 1e-6 * h[0, 0], None
+
+        return jax.lax.scan(once, jnp.zeros(()), length=rounds)[0]
+
+    z = jnp.ones((ROWS, LATENT))
+    return lambda: jax.block_until_ready(products(z)), per_round * rounds
+
+
+def _import_pythae() -> Callable[[VAE, Params, np.ndarray, int], Callable[[], list[float]]]:
+    """A function that builds pythae's estimate of some images for the weights of a model.
+
+    Raises:
+        UsageError: if it is not installed.
+    """
+    torch = import_torch()
+    try:
+        models = importlib.import_module("pythae.models")
+        bases = importlib.import_module("pythae.models.nn")
+        output = importlib.import_module("pythae.models.base.base_utils").ModelOutput
+    except ImportError:
+        raise UsageError(
+            "pythae is not installed, and the benchmark compares with it: "
+            "pip install 'vae_jax[bench]'"
+        ) from None
+
+    def build(
+        vae: VAE, params: Params, bits: np.ndarray, samples: int
+    ) -> Callable[[], list[float]]:
+        twin = torch_vae(params)
+
+        class Encoder(bases.BaseEncoder):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = twin.encoder
+
+            def forward(self, x: Any) -> Any:
+                mean, log_var = self.network(x).chunk(2, dim=1)
+                return output(embedding=mean, log_covariance=log_var)
+
+        class Decoder(bases.BaseDecoder):
+            def __init__(self) -> None:
+                super().__init__()
+                self.network = twin.decoder
+
+            def forward(self, z: Any) -> Any:
+                return output(reconstruction=torch.sigmoid(self.network(z)))
+
+        settings = models.VAEConfig(
+            input_dim=(bits.shape[1],), latent_dim=vae.latent_dim, reconstruction_loss="bce"
+        )
+        model = models.VAE(settings, encoder=Encoder(), decoder=Decoder()).eval()
+        data = torch.from_numpy(bits)
+
+        def estimate() -> list[float]:
+            with torch.no_grad():
+                return [
+                    float(model.get_nll(one[None], n_samples=samples, batch_size=PEER_BATCH))
+                    for one in data
+                ]
+
+        return estimate
+
+    return build
