@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array
+from rich.progress import Progress
 
 from experiments._grid import described
 from experiments._loaded import Loaded, Run, load_run
@@ -16,11 +18,11 @@ from experiments._report import Result, by_setting, over_seeds, plus_minus
 from experiments._run import RunFolder, check, is_finite, main
 from vae_jax import figures
 from vae_jax.evaluation import (
+    Importance,
     active_units,
     annealed_log_likelihood,
     elbo_surgery,
     encode_all,
-    estimate_elbo,
     estimate_log_likelihood,
     posterior_mean_variance,
     representation,
@@ -31,6 +33,7 @@ from vae_jax.sweep import part_of
 PROG = "python -m experiments.evaluate"
 EVALUATION_SEED = 2**31  # one that --seed does not take
 FITTED = 10_000  # training examples, at most, that the classifiers are fitted on
+AT_ONCE = 1000  # examples between two signs of progress
 FEW_SAMPLES = 2.0  # effective ones; an estimate from fewer rests on one sample
 # By the name of a number: how it reads in the table, and its digits.
 COLUMNS = {
@@ -118,10 +121,8 @@ def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
         data[half] = part_of(stored, loaded.member.split)
     test = data["test"]
     model = (task.vae, task.preprocess, params)
-    elbo = estimate_elbo(key, *model, test)
-    estimate = jax.device_get(
-        estimate_log_likelihood(key, *model, test, num_samples=config.num_samples)
-    )
+    elbo = task.evaluate(params, test)
+    estimate = _importance(key, config, trained, loaded, test)
     posteriors = encode_all(key, *model, test)
     parts = elbo_surgery(key, posteriors)
     numbers = {
@@ -152,6 +153,23 @@ def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
     return Found(numbers, {name: np.asarray(array) for name, array in arrays.items()})
 
 
+def _importance(key: Any, config: Config, trained: Run, loaded: Loaded, test: Array) -> Importance:
+    """The importance-weighted estimate of every example, some at a time to show progress."""
+    model = (trained.task.vae, trained.task.preprocess, loaded.params)
+    parts = []
+    terminal = console()
+    with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as progress:
+        bar = progress.add_task(f"{loaded.member.name}: log p(x)", total=len(test))
+        for first in range(0, len(test), AT_ONCE):
+            some = test[first : first + AT_ONCE]
+            found = estimate_log_likelihood(
+                key, *model, some, num_samples=config.num_samples, first=first
+            )
+            parts.append(jax.block_until_ready(found))
+            progress.advance(bar, len(some))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
 def _classes(
     key: Any, trained: Run, loaded: Loaded, data: dict[str, Array], means: np.ndarray
 ) -> dict[str, float]:
@@ -172,7 +190,7 @@ def _classes(
 
 
 def _annealed(
-    config: Config, key: Any, trained: Run, loaded: Loaded, test: Array, estimates: np.ndarray
+    config: Config, key: Any, trained: Run, loaded: Loaded, test: Array, estimates: Array
 ) -> dict[str, float]:
     """Both estimates of log p(x) on the first examples."""
     count = min(config.annealed, len(test))

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"types", "data", "figures"},
+    {"types", "data", "figures", "sprites"},
     {"gaussian", "likelihoods", "networks", "preprocess"},
     {"model", "objectives"},
     {"train", "evaluation", "compression", "tabular"},

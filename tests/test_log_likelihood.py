@@ -8,10 +8,15 @@ import numpy as np
 import oracles
 import pytest
 
-from vae_jax.evaluation import log_likelihood, posterior_predictive
+from vae_jax.evaluation import (
+    estimate_log_likelihood,
+    log_likelihood,
+    posterior_predictive,
+)
 from vae_jax.gaussian import log_density, reparameterize, standard_log_density
 from vae_jax.likelihoods import missing_at_nan
 from vae_jax.model import VAE
+from vae_jax.preprocess import as_stored
 
 
 class Linear(NamedTuple):
@@ -175,3 +180,38 @@ def test_weights_that_all_underflow_give_no_nan(linear, key):
     assert found.log_likelihood == -jnp.inf
     mean = posterior_predictive(key, oracles.as_vae(linear.model), {}, jnp.full(5, 1e20), 300)
     assert jnp.all(jnp.isfinite(mean))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_an_estimate_of_a_data_set_depends_on_no_batch(linear, key, batch_size):
+    """Whole, in other batches, or in parts: every row has its own samples."""
+    vae = oracles.as_vae(linear.model, posterior_shift=0.4)
+
+    def of(rows: jax.Array, **settings: int) -> np.ndarray:
+        found = estimate_log_likelihood(key, vae, as_stored, {}, rows, num_samples=10, **settings)
+        return np.asarray(found.log_likelihood)
+
+    whole = of(linear.xs, batch_size=batch_size)
+    parts = [of(linear.xs[:15]), of(linear.xs[15:], first=15)]
+    np.testing.assert_allclose(whole, np.concatenate(parts), rtol=1e-5)
+    # Rows do not share their noise.
+    twice = of(jnp.stack([linear.xs[0]] * 2))
+    assert abs(twice[0] - twice[1]) > 1e-3
+
+
+def test_the_mean_of_many_rows_is_off_by_its_standard_error(linear, key):
+    vae = oracles.as_vae(linear.model, posterior_shift=0.2)
+    found = estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=2000)
+    error = np.asarray(found.log_likelihood) - linear.log_p
+    # The delta method: log of a mean of K weights of which `effective_samples` count.
+    spread = np.sqrt(1 / np.asarray(found.effective_samples) - 1 / 2000)
+    assert abs(error.mean()) < 5 * np.sqrt((spread**2).sum()) / len(error)
+    assert np.asarray(found.effective_samples).min() > 100
+
+
+def test_an_estimate_of_no_data_is_refused(linear, key):
+    vae = oracles.as_vae(linear.model)
+    with pytest.raises(ValueError, match="0 examples in batches of 32"):
+        estimate_log_likelihood(key, vae, as_stored, {}, linear.xs[:0], num_samples=1)
+    with pytest.raises(ValueError, match="num_samples 0: at least 1 is needed"):
+        estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=0)

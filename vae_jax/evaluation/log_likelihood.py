@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from vae_jax.gaussian import log_density, reparameterize, standard_log_density
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
-from vae_jax.types import Nats, Params, PRNGKey
+from vae_jax.types import Nats, Params, PRNGKey, Step
 
 # Samples that are decoded at once; more are streamed.
 _AT_ONCE = 128
@@ -103,10 +103,12 @@ def estimate_log_likelihood(
     *,
     num_samples: int,
     batch_size: int = 32,
+    first: Step = 0,
 ) -> Importance:
     """Estimate log p(x) of every example of a data set.
 
-    Example i draws from `fold_in(key, i)`, so the estimate does not depend on the batch size.
+    Example i draws from `fold_in(key, i)`, so the estimate depends neither on the batch size nor
+    on whether the data come whole or in parts.
 
     Args:
         key: the key of the estimate.
@@ -116,6 +118,7 @@ def estimate_log_likelihood(
         data: the stored examples.
         num_samples: K; they are streamed, so memory does not grow with it.
         batch_size: examples that are in memory at once; the last batch may be short.
+        first: the number i of the first example, where the data are a part of a set.
 
     Returns:
         The estimate of each example, with the leading axis `n`. Their mean and its standard
@@ -142,7 +145,7 @@ def estimate_log_likelihood(
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
 
     def one(index: Int[Array, ""]) -> Importance:
-        key_x, key_z = jax.random.split(jax.random.fold_in(key, index))
+        key_x, key_z = jax.random.split(jax.random.fold_in(key, first + index))
         x = preprocess(key_x, data[jnp.minimum(index, len(data) - 1)])
         return log_likelihood(key_z, vae, params, x, num_samples)
 
