@@ -97,6 +97,7 @@ def run(config: Evaluation) -> None:
     products, product_flops = _products(shape, flops)
     ours()
     products()
+    theirs()
     bystanders = Bystanders()
     turns = alternate(
         {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import sys
 import types
 import typing
 from collections.abc import Iterator
@@ -9,15 +10,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments._grid import Member
 from experiments._options import slice_of
-from experiments._run import RunFolder, UsageError
+from experiments._run import RunFolder, UsageError, check
 from experiments._sweep import Task
 from experiments._train import chunks_of
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
-from vae_jax.sweep import Sweep, make_members, make_sweep, place_members, plan_chunks
+from vae_jax.sweep import (
+    CAUSES,
+    Population,
+    Sweep,
+    make_members,
+    make_sweep,
+    place_members,
+    plan_chunks,
+)
 from vae_jax.types import Params
 
 EXPERIMENTS = ("mnist", "tabular")
@@ -30,11 +40,13 @@ class Loaded(NamedTuple):
         member: what it is.
         params: its parameters.
         epoch: after which they were saved.
+        problem: what stopped its training; None if nothing did.
     """
 
     member: Member
     params: Params
     epoch: int
+    problem: str | None
 
 
 class Run(NamedTuple):
@@ -42,14 +54,12 @@ class Run(NamedTuple):
 
     Attributes:
         folder: where it is.
-        experiment: which experiment trained it.
         task: what it trained, the data loaded.
         chunk: models of a checkpoint.
         members: those that it trained.
     """
 
     folder: RunFolder
-    experiment: str
     task: Task
     chunk: int
     members: list[Member]
@@ -63,14 +73,20 @@ class Run(NamedTuple):
         """
         sweep = make_sweep(self.task.trainer, self.task.evaluate, execution="map")
         plan = plan_chunks(len(self.members), chunk=self.chunk)
-        for chunk in chunks_of(plan, self.members, self.folder.checkpoints):
-            with Checkpoints(chunk.folder / "states") as checkpoints:
-                epoch = checkpoints.latest
-                if epoch is None:
+        chunks = chunks_of(plan, self.members, self.folder.checkpoints)
+        for chunk in chunks:  # before the first is evaluated
+            with Checkpoints(chunk.folder / "states", writes=False) as checkpoints:
+                if checkpoints.latest is None:
                     raise UsageError(f"{chunk.folder}: there is no checkpoint to evaluate")
+        for chunk in chunks:
+            with Checkpoints(chunk.folder / "states", writes=False) as checkpoints:
+                epoch = checkpoints.latest or 0
                 population = _restored(sweep, checkpoints, epoch, chunk.members)
+            causes = np.asarray(population.status.cause)
             for index, member in enumerate(chunk.members):
-                yield Loaded(member, sweep.pick(population, index), epoch)
+                cause = CAUSES[causes[index]]
+                problem = f"diverged ({cause} not finite)" if cause else None
+                yield Loaded(member, sweep.pick(population, index), epoch, problem)
 
 
 def load_run(path: Path, data_dir: Path | None = None) -> Run:
@@ -97,7 +113,7 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
     if not folder.checkpoints.is_dir():
         raise UsageError(f"{path}: no checkpoints in it; they are needed")
     # results/<experiment>/<run>, or .../<run>/shards/<slice>
-    home = path.absolute().parent
+    home = path.resolve().parent
     experiment = (home.parents[1] if home.name == "shards" else home).name
     if experiment not in EXPERIMENTS:
         known = " or ".join(f"{name}/<run>" for name in EXPERIMENTS)
@@ -106,6 +122,8 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
     saved = folder.read_json("config.json")
     config = _as_config(module.Config, saved, path)
     if data_dir is not None:
+        has_folder = hasattr(config, "data_dir")
+        check(has_folder, "--data-dir", data_dir, f"a run of {experiment} has no data folder")
         config = dataclasses.replace(config, data_dir=data_dir)
     config, task = module.prepare(config)
     _check_data(folder, task)
@@ -113,10 +131,12 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
     if config.shard is not None:
         number, slices = slice_of(config.shard)
         members = members[number - 1 :: slices]
-    return Run(folder, experiment, task, int(saved.get("chunk") or len(members)), members)
+    return Run(folder, task, int(saved.get("chunk") or len(members)), members)
 
 
-def _restored(sweep: Sweep, checkpoints: Checkpoints, epoch: int, members: list[Member]) -> Any:
+def _restored(
+    sweep: Sweep, checkpoints: Checkpoints, epoch: int, members: list[Member]
+) -> Population:
     # It may have been filled up, to a multiple of the devices it was trained on.
     shape = checkpoints.layout(epoch).get(".train.step", {}).get("shape") or [len(members)]
     hypers, seeds = [m.hyper for m in members], [m.seed for m in members]
@@ -149,7 +169,12 @@ def _options(hint: Any) -> tuple[Any, ...]:
 def _check_data(folder: RunFolder, task: Task) -> None:
     """Refuse data that are not those the run was trained on."""
     if not (folder.path / "provenance.json").exists():
-        return  # it was stopped before its end
+        print(
+            f"warning: {folder.path}: stopped before its end, so it is not known whether the data "
+            "are still those it was trained on",
+            file=sys.stderr,
+        )
+        return
     trained_on = folder.read_json("provenance.json")["runs"][-1]["data"]
     if trained_on.get("sha256") != task.source.get("sha256"):
         raise UsageError(

@@ -133,7 +133,9 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def plus_minus(mean: float, error: float, digits: int = 2) -> str:
-    """`141.22 ± 0.07`; without an error the mean alone."""
+    """`141.22 ± 0.07`; without an error the mean alone, without a mean a dash."""
+    if not math.isfinite(mean):
+        return "–"
     if not math.isfinite(error):
         return f"{mean:g}" if mean == round(mean) else f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ± {error:.{digits}f}"

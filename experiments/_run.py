@@ -281,6 +281,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             # What an earlier end summed up is no longer all there is.
             (self.path / "summary.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path / "evaluation", ignore_errors=True)
             self.write_json("config.json", as_json(config))
 
     @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """All that is measured of a trained run: `python -m experiments.evaluate results/mnist/RUN`."""
 
 import dataclasses
+import functools
+import math
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,9 +17,10 @@ from experiments._grid import described
 from experiments._loaded import Loaded, Run, load_run
 from experiments._progress import console, table
 from experiments._report import Result, by_setting, over_seeds, plus_minus
-from experiments._run import RunFolder, check, is_finite, main
+from experiments._run import RunFolder, UsageError, check, is_finite, main
 from vae_jax import figures
 from vae_jax.evaluation import (
+    Annealed,
     Importance,
     active_units,
     annealed_log_likelihood,
@@ -28,11 +31,14 @@ from vae_jax.evaluation import (
     representation,
 )
 from vae_jax.figures import Evaluated, evaluation_page
-from vae_jax.sweep import part_of
+from vae_jax.model import VAE
+from vae_jax.preprocess import Preprocess
+from vae_jax.sweep import Subsets, part_of
 
 PROG = "python -m experiments.evaluate"
 EVALUATION_SEED = 2**31  # one that --seed does not take
 FITTED = 10_000  # training examples, at most, that the classifiers are fitted on
+SURGERY = 2000  # samples of the aggregate posterior, at least
 AT_ONCE = 1000  # examples between two signs of progress
 FEW_SAMPLES = 2.0  # effective ones; an estimate from fewer rests on one sample
 # By the name of a number: how it reads in the table, and its digits.
@@ -48,6 +54,8 @@ COLUMNS = {
     "dimension_kl": ("dimension-wise KL", 2),
     "knn_accuracy": ("5-NN", 3),
     "linear_accuracy": ("linear probe", 3),
+    "annealed_neg_log_likelihood": ("-log p(x) of a few, annealed", 2),
+    "importance_neg_log_likelihood_of_them": ("-log p(x) of the same", 2),
 }
 
 
@@ -101,22 +109,31 @@ def run(config: Config) -> None:
     valid = is_finite(config.threshold) and config.threshold >= 0
     check(valid, "--threshold", config.threshold, "a finite number of 0 or more is needed")
     trained = load_run(config.run, config.data_dir)
-    results, arrays = [], {}
+    results, arrays, failed = [], {}, []
+    folder = RunFolder(trained.folder.path / "evaluation")
     for index, loaded in enumerate(trained.models()):
         if index == 0:  # now it is known that they can be read
             print(f"{trained.task.source['source']}\n{trained.folder.path}", flush=True)
-        numbers, own = _evaluate(config, trained, loaded)
-        member = loaded.member
+            with folder.usable():
+                folder.path.mkdir(exist_ok=True)
+        member, place = loaded.member, f"{index + 1}/{len(trained.members)}"
+        if loaded.problem is not None:
+            failed.append(f"{member.name}: {loaded.problem}, so it is left out")
+            print(f"{place}  {failed[-1]}", flush=True)
+            continue
+        numbers, arrays[member.name] = _evaluate(config, trained, loaded)
+        numbers = {"epoch": loaded.epoch, **numbers}
         results.append(Result(member.name, member.columns, [], {}, None, numbers))
-        arrays[member.name] = own
-        place = f"{index + 1}/{len(trained.members)}"
         print(f"{place}  {member.name} after epoch {loaded.epoch}  {_line(numbers)}", flush=True)
-    _write(config, trained, results, arrays)
+    if not results:
+        raise UsageError(f"{trained.folder.path}: every model of it diverged")
+    _write(config, trained, folder, results, arrays, failed)
 
 
 def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
     task, params = trained.task, loaded.params
-    key, data = jax.random.key(EVALUATION_SEED), {}
+    key, key_surgery = jax.random.key(EVALUATION_SEED), jax.random.key(EVALUATION_SEED + 1)
+    data = {}
     for half, stored in (("train", task.data), ("test", task.test)):
         data[half] = part_of(stored, loaded.member.split)
     test = data["test"]
@@ -124,13 +141,14 @@ def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
     elbo = task.evaluate(params, test)
     estimate = _importance(key, config, trained, loaded, test)
     posteriors = encode_all(key, *model, test)
-    parts = elbo_surgery(key, posteriors)
+    # Few posteriors give several samples each.
+    parts = elbo_surgery(key_surgery, posteriors, num_samples=max(1, SURGERY // len(test)))
     numbers = {
         "neg_elbo": -float(elbo.elbo),
         "reconstruction": -float(elbo.log_lik),
         "kl": float(elbo.kl),
         "neg_log_likelihood": -float(np.mean(estimate.log_likelihood)),
-        "log_likelihood_error": float(np.std(estimate.log_likelihood) / np.sqrt(len(test))),
+        "log_likelihood_error": _standard_error(estimate.log_likelihood),
         "effective_samples_median": float(np.median(estimate.effective_samples)),
         "effective_samples_5th": float(np.percentile(estimate.effective_samples, 5)),
         "active_units": float(active_units(posteriors, config.threshold)),
@@ -141,7 +159,7 @@ def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
         "total_correlation": float(parts.total_correlation),
         "dimension_kl": float(np.sum(parts.marginal_kl_per_dim)),
         **_classes(key, trained, loaded, data, np.asarray(posteriors.mean)),
-        **_annealed(config, key, trained, loaded, test, estimate.log_likelihood),
+        **_annealed(key, config, trained, loaded, test, estimate.log_likelihood),
     }
     arrays = {
         "variance": posterior_mean_variance(posteriors),
@@ -179,45 +197,54 @@ def _classes(
         return {}
     train_labels, test_labels = (
         np.asarray(part_of(stored._replace(examples=labels), split))
-        if isinstance(stored, tuple)
+        if isinstance(stored, Subsets)
         else labels
         for stored, labels in zip((task.data, task.test), task.labels, strict=True)
     )
-    some = data["train"][:FITTED]
-    fitted = encode_all(key, task.vae, task.preprocess, loaded.params, some)
-    found = representation(np.asarray(fitted.mean), train_labels[: len(some)], means, test_labels)
+    # At random: a table may be sorted by its classes.
+    some = np.random.default_rng(0).permutation(len(train_labels))[:FITTED]
+    fitted = encode_all(key, task.vae, task.preprocess, loaded.params, data["train"][some])
+    found = representation(np.asarray(fitted.mean), train_labels[some], means, test_labels)
     return {"knn_accuracy": found.knn, "linear_accuracy": found.linear}
 
 
 def _annealed(
-    config: Config, key: Any, trained: Run, loaded: Loaded, test: Array, estimates: Array
+    key: Any, config: Config, trained: Run, loaded: Loaded, test: Array, estimates: Array
 ) -> dict[str, float]:
-    """Both estimates of log p(x) on the first examples."""
+    """Both estimates of log p(x) of a few examples, drawn at random."""
     count = min(config.annealed, len(test))
     if count == 0:
         return {}
-    vae, preprocess = trained.task.vae, trained.task.preprocess
-
-    @jax.jit
-    def one(index: Array, stored: Array, params: Any) -> Any:
-        # As in `estimate_log_likelihood`, so that both are of the same binarisation.
-        key_x, key_z = jax.random.split(jax.random.fold_in(key, index))
-        return annealed_log_likelihood(
-            key_z,
-            vae,
-            params,
-            preprocess(key_x, stored),
-            num_chains=config.chains,
-            num_temperatures=config.temperatures,
-        )
-
-    found = [jax.device_get(one(i, test[i], loaded.params)) for i in range(count)]
+    some = np.sort(np.random.default_rng(0).permutation(len(test))[:count])
+    task, chains, temperatures = trained.task, config.chains, config.temperatures
+    estimate = _annealed_estimate(task.vae, task.preprocess, chains, temperatures)
+    found = jax.device_get(estimate(key, loaded.params, jnp.asarray(some), test[some]))
     return {
         "annealed_examples": count,
-        "annealed_neg_log_likelihood": -float(np.mean([one.log_likelihood for one in found])),
-        "annealed_acceptance": float(np.mean([one.acceptance for one in found])),
-        "importance_neg_log_likelihood_of_them": -float(np.mean(estimates[:count])),
+        "annealed_neg_log_likelihood": -float(np.mean(found.log_likelihood)),
+        "annealed_error": _standard_error(found.log_likelihood - np.asarray(estimates)[some]),
+        "annealed_effective_samples": float(np.median(found.effective_samples)),
+        "annealed_acceptance": float(np.mean(found.acceptance)),
+        "importance_neg_log_likelihood_of_them": -float(np.mean(np.asarray(estimates)[some])),
     }
+
+
+@functools.cache
+def _annealed_estimate(vae: VAE, preprocess: Preprocess, chains: int, temperatures: int) -> Any:
+    """Compiled once for all models of a run."""
+
+    def one(key: Any, params: Any, index: Array, stored: Array) -> Annealed:
+        # As in `estimate_log_likelihood`, so that both are of the same binarisation.
+        key_x, key_z = jax.random.split(jax.random.fold_in(key, index))
+        x = preprocess(key_x, stored)
+        settings = {"num_chains": chains, "num_temperatures": temperatures}
+        return annealed_log_likelihood(key_z, vae, params, x, **settings)
+
+    return jax.jit(jax.vmap(one, (None, None, 0, 0)))
+
+
+def _standard_error(values: Any) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def _line(numbers: dict[str, float]) -> str:
@@ -230,10 +257,13 @@ def _shown(numbers: dict[str, float]) -> dict[str, tuple[str, int]]:
 
 
 def _write(
-    config: Config, trained: Run, results: list[Result], arrays: dict[str, dict[str, np.ndarray]]
+    config: Config,
+    trained: Run,
+    folder: RunFolder,
+    results: list[Result],
+    arrays: dict[str, dict[str, np.ndarray]],
+    failed: list[str],
 ) -> None:
-    folder = RunFolder(trained.folder.path / "evaluation")
-    folder.path.mkdir(exist_ok=True)
     task = trained.task
     example = task.about.get("example", "image")
     shown = _shown(dict(results[0].also))
@@ -247,7 +277,7 @@ def _write(
         for key, (name, digits) in shown.items()
     ]
     lines = ["| " + " | ".join(row) + " |" for row in ([columns, ["---"] * len(columns), *rows])]
-    remarks = _remarks(config, trained, results)
+    remarks = _remarks(config, trained, results, failed)
     text = [f"{task.title}: held-out data", "", *lines, "", *(f"- {remark}" for remark in remarks)]
     folder.write_text("evaluation.md", "\n".join(text) + "\n")
     folder.write_json(
@@ -261,6 +291,7 @@ def _write(
                 "threshold": config.threshold,
             },
             "unit": f"nats per {example}",
+            "left_out": failed,
             "members": [{"name": one.name, **one.columns, **one.also} for one in results],
         },
     )
@@ -275,6 +306,7 @@ def _write(
             information_per_dim=np.mean(
                 [_ranked(one, "information_per_dim") for one in own], axis=0
             ),
+            active=mean["active_units"],
             information=mean["mutual_information"],
             total_correlation=mean["total_correlation"],
             dimension_kl=mean["dimension_kl"],
@@ -307,14 +339,23 @@ def _ranked(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
     return arrays[name][np.argsort(arrays["kl_per_dim"])[::-1]]
 
 
-def _remarks(config: Config, trained: Run, results: list[Result]) -> list[str]:
+def _remarks(config: Config, trained: Run, results: list[Result], failed: list[str]) -> list[str]:
     """What the table does not say by itself."""
+    error = max(one.also["log_likelihood_error"] for one in results)
     remarks = [
         f"-log p(x) by importance sampling, {config.num_samples:,} samples of each posterior: an "
-        f"upper bound in expectation. ESS: its effective samples, of the median example and of "
-        f"the 5th percentile. A unit is active above a variance of {config.threshold:g}; I(x; z) "
-        f"is at most log n = {results[0].also['information_bound']:.2f} nats."
+        f"upper bound in expectation; its standard error over the examples is at most "
+        f"{error:.2f}. ESS: its effective samples, of the median example and of the 5th "
+        f"percentile. A unit is active above a variance of {config.threshold:g}; I(x; z) is at "
+        f"most log n = {results[0].also['information_bound']:.2f} nats.",
+        *failed,
     ]
+    epochs = sorted({int(one.also["epoch"]) for one in results})
+    if len(epochs) > 1:
+        remarks.append(
+            f"warning: some models were saved after epoch {epochs[0]}, others after {epochs[-1]}: "
+            "the run was stopped before its end"
+        )
     weak = [one.name for one in results if one.also["effective_samples_5th"] < FEW_SAMPLES]
     if weak:
         several = "" if len(weak) == 1 else f" and {len(weak) - 1} others"
@@ -325,15 +366,16 @@ def _remarks(config: Config, trained: Run, results: list[Result]) -> list[str]:
         )
     both = [one for one in results if "annealed_examples" in one.also]
     if both:
-        ours, annealed = (
-            float(np.mean([one.also[name] for one in both]))
-            for name in ("importance_neg_log_likelihood_of_them", "annealed_neg_log_likelihood")
-        )
         remarks.append(
-            f"on the first {both[0].also['annealed_examples']} examples -log p(x) is "
-            f"{ours:.2f} by importance sampling and {annealed:.2f} by annealed importance sampling "
-            f"({config.chains} chains, {config.temperatures:,} temperatures); both are upper "
-            "bounds in expectation, so the lower one is nearer"
+            f"the last two rows are of the same {both[0].also['annealed_examples']} examples, "
+            f"drawn at random: annealed importance sampling with {config.chains} chains and "
+            f"{config.temperatures:,} temperatures, and importance sampling; both are upper "
+            "bounds in expectation"
+        )
+    if any(one.also["annealed_effective_samples"] < FEW_SAMPLES for one in both):
+        remarks.append(
+            f"warning: under {FEW_SAMPLES:g} effective chains of {config.chains}: --temperatures "
+            "and --chains take more"
         )
     return remarks
 

@@ -158,6 +158,9 @@ def validate(config: Config) -> Config:
     if samples is None:
         samples = IMPORTANCE_SAMPLES.get(config.objective, 1)
     check(samples >= 1, "--samples", samples, "a whole number of 1 or more is needed")
+    if config.objective == "beta_tc":
+        allowed = "--objective beta_tc compares examples; 2 or more are needed"
+        check(config.batch_size >= 2, "--batch-size", config.batch_size, allowed)
     settings = _objective_settings(config)
     return dataclasses.replace(config, scale=scale, samples=samples, **settings)
 

@@ -17,6 +17,28 @@ hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("here")
 
 
+# Modules that take minutes, in falling order. They are begun first, so that no worker is left
+# alone with one of them at the end.
+LONGEST = (
+    "test_survival",
+    "test_experiments",
+    "test_distributed",
+    "test_sweep",
+    "test_tabular_experiments",
+    "test_estimator",
+    "test_shards",
+    "test_benchmark",
+    "test_sharding",
+    "test_checkpoint",
+    "test_evaluate",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)

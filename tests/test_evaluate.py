@@ -19,7 +19,8 @@ from experiments._loaded import load_run
 from experiments._run import main
 from vae_jax.evaluation import representation
 
-QUICK = ("--num-samples", "20", "--annealed", "2", "--chains", "3", "--temperatures", "12")
+ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
+QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
 
 
 class Done(NamedTuple):
@@ -63,7 +64,7 @@ def home(compiled_quickly, tmp_path_factory) -> Path:
     sweep = ("--beta", "0.5", "4", "--seed", "0", "1", "--latent-dim", "3", "--name", "run")
     for module, flags in (
         (mnist, (*tiny, *sweep, "--chunk", "3")),
-        (evaluate, ("results/mnist/run", *QUICK)),
+        (evaluate, ("results/mnist/run", *QUICK[:2], *ANNEALED)),
     ):
         done = call(module, folder, *flags)
         assert (done.code, done.err) == (0, "")
@@ -108,6 +109,7 @@ def test_every_model_is_evaluated(home):
         assert 0 <= found["active_units"] <= 3
         assert 0 <= found["knn_accuracy"] <= 1
         assert found["annealed_examples"] == 2
+        assert found["epoch"] == 2
         assert 0 < found["annealed_acceptance"] <= 1
 
 
@@ -117,7 +119,7 @@ def test_the_table_and_the_page_are_written(home):
     assert "| nats per image | beta 0.5 | beta 4 |" in text
     for name, _ in evaluate.COLUMNS.values():
         assert f"| {name} |" in text
-    assert "by annealed importance sampling (3 chains, 12 temperatures)" in text
+    assert "annealed importance sampling with 3 chains and 12 temperatures" in text
     assert np.asarray(Image.open(folder / "evaluation.png").convert("L")).std() > 5
     with np.load(folder / "evaluation.npz") as arrays:
         assert arrays["beta4-seed1/variance"].shape == (3,)
@@ -142,6 +144,50 @@ def test_few_effective_samples_are_a_warning(copied):
     assert evaluation(copied)["settings"]["num_samples"] == 1
 
 
+def test_a_model_that_diverged_is_left_out_and_named(tmp_path):
+    tiny = ("--dataset", "digits", "--hidden", "8", "--epochs", "1", "--figures", "none")
+    rates = ("--learning-rate", "1e-3", "1e30", "--name", "half")
+    assert call(mnist, tmp_path, *tiny, *rates).code == 1
+    run = tmp_path / "results" / "mnist" / "half"
+    done = call(evaluate, tmp_path, str(run), *QUICK)
+    assert (done.code, done.err) == (0, "")
+    assert [one["learning_rate"] for one in evaluation(run)["members"]] == [1e-3]
+    said = "learning_rate1e+30-seed0: diverged ("
+    assert said in done.out
+    assert said in (run / "evaluation" / "evaluation.md").read_text("utf-8")
+    assert call(mnist, tmp_path, *tiny, "--learning-rate", "1e30", "--name", "none").code == 1
+    done = call(evaluate, tmp_path, str(run.parent / "none"), *QUICK)
+    assert done.code == 2
+    assert done.err.endswith("none: every model of it diverged\n")
+
+
+def test_all_numbers_are_of_the_same_binarisation(tmp_path):
+    """Bits are drawn anew at each visit, but not between two numbers of one table."""
+    tiny = ("--dataset", "digits", "--hidden", "8", "--epochs", "1", "--figures", "none")
+    assert call(mnist, tmp_path, *tiny, "--binarize", "dynamic", "--name", "bits").code == 0
+    run = tmp_path / "results" / "mnist" / "bits"
+    assert call(evaluate, tmp_path, str(run), *QUICK).code == 0
+    [found] = evaluation(run)["members"]
+    parts = found["mutual_information"] + found["total_correlation"] + found["dimension_kl"]
+    assert found["kl"] == pytest.approx(parts, rel=1e-4)
+
+
+def test_a_run_that_goes_on_loses_its_evaluation(copied):
+    folder = copied.parents[2]
+    flags = ("--dataset", "digits", "--hidden", "8", "--figures", "none", "--latent-dim", "3")
+    sweep = ("--beta", "0.5", "4", "--seed", "0", "1", "--name", "run")
+    done = call(mnist, folder, *flags, *sweep, "--epochs", "3", "--resume")
+    assert (done.code, done.err) == (0, "")
+    assert not (copied / "evaluation").exists()
+
+
+def test_a_run_that_was_stopped_is_evaluated_with_a_warning(copied):
+    (copied / "provenance.json").unlink()
+    done = call(evaluate, copied, str(copied), *QUICK)
+    assert done.code == 0
+    assert "stopped before its end, so it is not known whether the data are still" in done.err
+
+
 def test_a_slice_is_a_run(tmp_path):
     tiny = ("--dataset", "digits", "--hidden", "8", "--epochs", "1", "--figures", "none")
     sweep = ("--beta", "1", "2", "3", "--name", "cut", "--shard", "2/2")
@@ -162,6 +208,7 @@ def test_a_run_of_a_table_is_evaluated_fold_by_fold(tmp_path):
     assert (done.code, done.err) == (0, "")
     members = evaluation(run)["members"]
     assert [one["fold"] for one in members] == [0, 1]
+    refused(run, "--data-dir", ".")
     # Of the 75 rows that each fold holds out.
     assert {round(one["information_bound"], 4) for one in members} == {round(np.log(75), 4)}
     assert "nats per row" in (run / "evaluation" / "evaluation.md").read_text("utf-8")

@@ -730,6 +730,7 @@ BAD = {
     "--likelihood poisson": "poisson",
     "--binarize yes": "yes",
     "--objective vampprior": "vampprior",
+    "--objective beta_tc --batch-size 1": "--batch-size 1: --objective beta_tc compares examples",
     "--samples 0": "--samples 0: a whole number of 1 or more is needed",
     "--objective iwae --beta 2": "--beta 2: --objective iwae has no beta",
     "--dataset cifar": "cifar",

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vae_jax.preprocess import BINARIZE
 from vae_jax.sprites import (
     FACTORS,
     factors_of,
@@ -19,7 +20,6 @@ from vae_jax.sprites import (
     render,
     render_indices,
 )
-from vae_jax.preprocess import BINARIZE
 
 SIZES = tuple(FACTORS.values())
 SQUARE, ELLIPSE, HEART = range(3)

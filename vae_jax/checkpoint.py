@@ -63,11 +63,12 @@ class Checkpoints:
     Args:
         folder: where they are; made at the first save.
         keep: how many of the latest are kept.
+        writes: False leaves what another process is writing there alone.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, *, writes: bool = True) -> None:
         self._folder = Path(folder).absolute()
-        self._keep = keep
+        self._keep, self._writes = keep, writes
         self._pending: tuple[int, Any] | None = None
 
     @cached_property
@@ -80,7 +81,7 @@ class Checkpoints:
         return ocp.training.Checkpointer(
             str(self._folder),
             preservation_policy=policies.LatestN(self._keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=self._writes,
         )
 
     def __enter__(self) -> "Checkpoints":

@@ -240,7 +240,8 @@ def beta_tc(num_samples: int = 1) -> Objective:
     beta weighs the dependence between latent dimensions alone. Of a minibatch of M + 1 examples,
     and the `num_examples` N of the training set, q(z) for a z of example n is estimated by
     q(z | x_n) / N + sum_{m < M} q(z | x_m) / M + q(z | x_M) (1 / M - 1 / N)
-    (minibatch-stratified sampling; m numbers the other examples).
+    (minibatch-stratified sampling; m numbers the other examples). Without `num_examples` the
+    training set counts as endless, and the estimate is that of its other examples alone.
 
     Args:
         num_samples: samples of each posterior.
@@ -276,7 +277,8 @@ def _total_correlation(terms: ElboTerms, num_examples: Scalar) -> Nats:
         joint = jax.nn.logsumexp(log_weights + jnp.sum(under_each, axis=1))
         return joint - jnp.sum(jax.nn.logsumexp(log_weights[:, None] + under_each, axis=0))
 
-    log_weights = jnp.log(_stratified(size, num_examples))
+    # No set is smaller than its minibatch.
+    log_weights = jnp.log(_stratified(size, jnp.maximum(num_examples, size)))
     return jnp.mean(jax.vmap(jax.vmap(of_sample, (0, None)))(terms.z, log_weights))
 
 

@@ -12,6 +12,16 @@ from vae_jax.evaluation.anomaly import (
     conformal_p_values,
     threshold_at,
 )
+from vae_jax.evaluation.disentanglement import (
+    Dci,
+    Disentanglement,
+    beta_vae_score,
+    dci,
+    disentanglement,
+    factor_vae_score,
+    mig,
+    sap,
+)
 from vae_jax.evaluation.elbo import ACTIVE_KL, ElboEstimate, estimate_elbo
 from vae_jax.evaluation.latents import (
     ElboSurgery,
@@ -34,6 +44,8 @@ __all__ = [
     "Accuracies",
     "Annealed",
     "AnomalyScores",
+    "Dci",
+    "Disentanglement",
     "ElboEstimate",
     "ElboSurgery",
     "Importance",
@@ -41,14 +53,20 @@ __all__ = [
     "annealed_log_likelihood",
     "annealed_upper_bound",
     "anomaly_scores",
+    "beta_vae_score",
     "conformal_p_values",
+    "dci",
+    "disentanglement",
     "elbo_surgery",
     "encode_all",
     "estimate_elbo",
     "estimate_log_likelihood",
+    "factor_vae_score",
     "log_likelihood",
+    "mig",
     "posterior_mean_variance",
     "posterior_predictive",
     "representation",
+    "sap",
     "threshold_at",
 ]

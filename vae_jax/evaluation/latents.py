@@ -31,8 +31,9 @@ def encode_all(
 ) -> Normal:
     """The posterior q(z | x) of every example of a data set.
 
-    Example i is preprocessed with `fold_in(key, i)`, so its posterior does not depend on the
-    batch size, and the same key gives every model the same binarisation.
+    Example i is preprocessed with the first part of `fold_in(key, i)`, so its posterior does not
+    depend on the batch size, and the same key gives every model, and every estimate of this
+    package, the same binarisation.
 
     Args:
         key: the key of the preprocessing.
@@ -64,8 +65,8 @@ def encode_all(
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
 
     def encode(index: Int[Array, ""]) -> Normal:
-        x = preprocess(jax.random.fold_in(key, index), data[index])
-        return vae.encode(params, x)
+        key_x, _ = jax.random.split(jax.random.fold_in(key, index))
+        return vae.encode(params, preprocess(key_x, data[index]))
 
     return jax.lax.map(encode, jnp.arange(len(data)), batch_size=min(batch_size, len(data)))
 

@@ -16,9 +16,10 @@ class Evaluated(NamedTuple):
     """What is drawn of one setting; all but the accuracies in nats or variances.
 
     Attributes:
-        variance: of the posterior mean of each latent dimension over the data.
-        kl_per_dim: KL of each.
-        information_per_dim: I(x; z_j) of each.
+        variance: of the posterior mean of each latent dimension over the data, falling.
+        active: units whose variance exceeds the threshold, averaged over models.
+        kl_per_dim: KL of each, falling.
+        information_per_dim: I(x; z_j) of each, in the same order.
         information: I(x; z).
         total_correlation: KL(q(z) || prod_j q(z_j)).
         dimension_kl: sum_j KL(q(z_j) || p(z_j)).
@@ -29,6 +30,7 @@ class Evaluated(NamedTuple):
     """
 
     variance: Float[np.ndarray, " latent"]
+    active: float
     kl_per_dim: Float[np.ndarray, " latent"]
     information_per_dim: Float[np.ndarray, " latent"]
     information: float
@@ -87,9 +89,8 @@ def _spectrum(
     axes: Axes, found: Mapping[str, Evaluated], colors: Mapping[str, str], threshold: float
 ) -> None:
     for name, one in found.items():
-        active = int(np.sum(one.variance > threshold))
-        label = f"{name}: {active} of {len(one.variance)} active"
-        values = np.sort(np.maximum(one.variance, 1e-12))[::-1]
+        label = f"{name}: {one.active:g} of {len(one.variance)} active"
+        values = np.maximum(one.variance, 1e-12)
         axes.semilogy(np.arange(1, len(values) + 1), values, "o-", color=colors[name], label=label)
     axes.axhline(threshold, color=GREY, ls="--", lw=0.8, zorder=0)
     axes.set_title("variance of the posterior means")
@@ -100,10 +101,9 @@ def _spectrum(
 
 def _per_dimension(axes: Axes, found: Mapping[str, Evaluated], colors: Mapping[str, str]) -> None:
     for name, one in found.items():
-        order = np.argsort(one.kl_per_dim)[::-1]
-        place = np.arange(1, len(order) + 1)
-        axes.plot(place, one.kl_per_dim[order], "o-", color=colors[name])
-        axes.plot(place, one.information_per_dim[order], "x:", color=colors[name])
+        place = np.arange(1, len(one.kl_per_dim) + 1)
+        axes.plot(place, one.kl_per_dim, "o-", color=colors[name])
+        axes.plot(place, one.information_per_dim, "x:", color=colors[name])
     axes.plot([], [], "o-", color=GREY, label="KL(q(z$_j$ | x) || p(z$_j$))")
     axes.plot([], [], "x:", color=GREY, label="I(x; z$_j$)")
     axes.set_title("nats of each latent dimension")
