@@ -358,7 +358,7 @@ def _remarks(config: Config, trained: Run, results: list[Result], failed: list[s
         )
     weak = [one.name for one in results if one.also["effective_samples_5th"] < FEW_SAMPLES]
     if weak:
-        several = "" if len(weak) == 1 else f" and {len(weak) - 1} others"
+        several = "" if len(weak) == 1 else f" and {len(weak) - 1} more"
         remarks.append(
             f"warning: {weak[0]}{several}: for one example in twenty the estimate rests on "
             f"under {FEW_SAMPLES:g} effective samples, so its -log p(x) is too high; "

@@ -139,7 +139,7 @@ def test_a_model_of_a_run_is_the_one_that_was_trained(home):
 def test_few_effective_samples_are_a_warning(copied):
     done = call(evaluate, copied, str(copied), "--num-samples", "1", "--annealed", "0")
     assert (done.code, done.err) == (0, "")
-    assert "warning: beta0.5-seed0 and 3 others: for one example in twenty" in done.out
+    assert "warning: beta0.5-seed0 and 3 more: for one example in twenty" in done.out
     assert "annealed" not in (copied / "evaluation" / "evaluation.md").read_text("utf-8")
     assert evaluation(copied)["settings"]["num_samples"] == 1
 

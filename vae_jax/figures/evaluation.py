@@ -92,7 +92,7 @@ def _spectrum(
         label = f"{name}: {one.active:g} of {len(one.variance)} active"
         values = np.maximum(one.variance, 1e-12)
         axes.semilogy(np.arange(1, len(values) + 1), values, "o-", color=colors[name], label=label)
-    axes.axhline(threshold, color=GREY, ls="--", lw=0.8, zorder=0)
+    axes.axhline(threshold, color="black", ls=":", lw=0.8)
     axes.set_title("variance of the posterior means")
     _dimension_axis(axes)
     if len(found) == 1:
@@ -109,7 +109,7 @@ def _per_dimension(axes: Axes, found: Mapping[str, Evaluated], colors: Mapping[s
     axes.set_title("nats of each latent dimension")
     axes.set_ylim(bottom=0)
     _dimension_axis(axes)
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")
 
 
 def _dimension_axis(axes: Axes) -> None:
