@@ -21,10 +21,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from test_experiments import surroundings  # noqa: F401
 
 from experiments import anomaly, tabular
-from experiments._folds import as_subsets, cross_validation
+from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._outliers import image_tasks, table_tasks
 from experiments._run import main
+from vae_jax import sharding
 from vae_jax.data import load_table
+from vae_jax.sweep import Subsets
 
 FAST = ("--epochs", "4", "--hidden", "8", "--num-samples", "4")
 FIGURES = {
@@ -382,3 +384,17 @@ def test_what_cannot_be_detected_is_refused(flags, says, tmp_path):
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert says in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("models", "rows", "devices"),
+    [(250, 7000, [4]), (24, 7000, [3]), (7, 7000, [0]), (250, 3_000_000, [])],
+    ids=["many", "eight for each core", "few", "a large table"],
+)
+def test_many_small_models_are_spread_over_the_cores(monkeypatch, models, rows, devices):
+    seen: list[int] = []
+    monkeypatch.setattr(sharding, "num_cores", lambda: 4)
+    monkeypatch.setattr(sharding, "split_cpu", seen.append)
+    data = Subsets(np.broadcast_to(np.float32(0), (rows, 30)), np.zeros((1, 1), np.int32))
+    spread_over_cores(models, data)
+    assert seen == devices
