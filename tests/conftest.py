@@ -1,6 +1,7 @@
 """Strictness for every test: silent broadcasting between ranks is an error."""
 
 import os
+from collections.abc import Iterator
 
 # Two devices' worth of threads is all that CI has; a fixed number fixes the bits too.
 os.environ.setdefault("NPROC", "2")
@@ -37,6 +38,15 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """For modules that compile for longer than they compute."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

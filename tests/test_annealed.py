@@ -24,6 +24,8 @@ from vae_jax.model import make_vae
 from vae_jax.networks import mlp
 from vae_jax.types import Normal
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 class Linear(NamedTuple):
     model: oracles.LinearGaussian

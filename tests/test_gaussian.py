@@ -15,6 +15,8 @@ from vae_jax.gaussian import (
 )
 from vae_jax.types import Normal
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 finite = st.floats(-5, 5, width=32)
 POSTERIORS = [
     Normal(jnp.zeros(3), jnp.zeros(3)),

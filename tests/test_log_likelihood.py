@@ -18,6 +18,8 @@ from vae_jax.likelihoods import missing_at_nan
 from vae_jax.model import VAE
 from vae_jax.preprocess import as_stored
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 class Linear(NamedTuple):
     model: oracles.LinearGaussian

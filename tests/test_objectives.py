@@ -18,6 +18,8 @@ from vae_jax.objectives import OBJECTIVES, Objective, _stratified, beta_tc, dreg
 from vae_jax.train import make_trainer
 from vae_jax.types import ElboTerms, Hyper, Normal, Params
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Settings under which each objective is the ELBO.
 AS_ELBO = {
     "elbo": Hyper(beta=7.0),

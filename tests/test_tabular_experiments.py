@@ -6,12 +6,10 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,13 +80,7 @@ def assert_drawn(path: Path) -> None:
     assert path.with_suffix(".npz").is_file()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_quickly() -> Iterator[None]:
-    """These models are trained for a moment: compiling them is what would take the time."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @pytest.fixture(scope="module")
