@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NEIGHBOURS = 5
+from vae_jax.evaluation import knn_accuracy
+from vae_jax.evaluation.representation import NEIGHBOURS
+
 # By the name of a number: how it reads in a table, and whether more is better.
 METRICS = {
     "log_likelihood": ("log p(x)", True),
@@ -57,7 +59,6 @@ def representation(points: Halves, features: Halves, labels: Halves | None) -> d
     from sklearn.cluster import KMeans
     from sklearn.manifold import trustworthiness
     from sklearn.metrics import adjusted_rand_score, silhouette_score
-    from sklearn.neighbors import KNeighborsClassifier
 
     found = {"trustworthiness": np.nan}
     near = min(NEIGHBOURS, (len(points.test) - 1) // 2)
@@ -66,14 +67,12 @@ def representation(points: Halves, features: Halves, labels: Halves | None) -> d
         found["trustworthiness"] = float(kept)
     if labels is None:
         return found
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(points.train)))
-    accuracy = neighbours.fit(points.train, labels.train).score(points.test, labels.test)
     clusters = len(np.unique(labels.train))
     means = KMeans(clusters, n_init=_STARTS, random_state=0).fit(points.train)
     given = means.predict(np.ascontiguousarray(points.test))
     several = 1 < len(np.unique(given)) < len(given)
     return {
-        "knn_accuracy": float(accuracy),
+        "knn_accuracy": knn_accuracy(points.train, labels.train, points.test, labels.test),
         "ari": float(adjusted_rand_score(labels.test, given)),
         "silhouette": float(silhouette_score(points.test, given)) if several else np.nan,
         **found,

@@ -199,6 +199,8 @@ def run_name(config: Config) -> str:
 def prepare(config: Config) -> tuple[Config, Task]:
     """Load the data of one run and build what is trained.
 
+    Small models also say how many devices JAX starts with (`spread_over_cores`).
+
     Args:
         config: of one data set and latent size, with its defaults filled in.
 

@@ -27,8 +27,9 @@ from vae_jax.evaluation import (
     elbo_surgery,
     encode_all,
     estimate_log_likelihood,
+    knn_accuracy,
+    linear_accuracy,
     posterior_mean_variance,
-    representation,
 )
 from vae_jax.figures import Evaluated, evaluation_page
 from vae_jax.model import VAE
@@ -204,8 +205,8 @@ def _classes(
     # At random: a table may be sorted by its classes.
     some = np.random.default_rng(0).permutation(len(train_labels))[:FITTED]
     fitted = encode_all(key, task.vae, task.preprocess, loaded.params, data["train"][some])
-    found = representation(np.asarray(fitted.mean), train_labels[some], means, test_labels)
-    return {"knn_accuracy": found.knn, "linear_accuracy": found.linear}
+    halves = (np.asarray(fitted.mean), train_labels[some], means, test_labels)
+    return {"knn_accuracy": knn_accuracy(*halves), "linear_accuracy": linear_accuracy(*halves)}
 
 
 def _annealed(

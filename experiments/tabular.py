@@ -189,6 +189,8 @@ def run(config: Config) -> None:
 def prepare(config: Config) -> tuple[Config, Task]:
     """Load the table, deal it into folds and build what is trained.
 
+    Small models also say how many devices JAX starts with (`spread_over_cores`).
+
     Args:
         config: with its defaults filled in.
 

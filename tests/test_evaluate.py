@@ -1,49 +1,23 @@
 """`python -m experiments.evaluate`: real runs, evaluated from their folders."""
 
-import contextlib
-import io
 import json
 import shutil
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from test_experiments import surroundings  # noqa: F401
+from test_tabular_experiments import call
 
 from experiments import evaluate, mnist, tabular
 from experiments._loaded import load_run
-from experiments._run import main
-from vae_jax.evaluation import representation
+from vae_jax.evaluation import knn_accuracy, linear_accuracy
 
 ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
 QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
-
-
-class Done(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
-def call(module: Any, folder: Path, *flags: str) -> Done:
-    """The command line of an experiment in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.chdir(folder)
-        patch.delenv("VAE_JAX_DATA", raising=False)
-        patch.setattr(sys, "argv", ["experiment.py", *flags])
-        try:
-            main(module.Config, module.run, module.PROG)
-        except SystemExit as stop:
-            code = stop.code
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -261,27 +235,37 @@ def test_a_run_of_an_experiment_that_cannot_be_evaluated_is_refused(copied):
 
 # What can be read off the means.
 
+PROBES = (knn_accuracy, linear_accuracy)
 
-def test_classes_that_lie_apart_are_found_and_noise_is_guessed():
+
+@pytest.mark.parametrize("accuracy", PROBES)
+def test_classes_that_lie_apart_are_found_and_noise_is_guessed(accuracy):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 100)
     apart = 10 * labels[:, None] + rng.normal(size=(300, 2))
-    assert representation(apart, labels, apart + 0.1, labels) == (1.0, 1.0)
+    assert accuracy(apart, labels, apart + 0.1, labels) == 1
     noise, other = rng.normal(size=(300, 2)), rng.normal(size=(300, 2))
     # A third, within five standard errors of 300 draws.
-    for share in representation(noise, labels, other, labels):
-        assert abs(share - 1 / 3) < 5 * np.sqrt(2 / 9 / 300)
+    share = accuracy(noise, labels, other, labels)
+    assert abs(share - 1 / 3) < 5 * np.sqrt(2 / 9 / 300)
 
 
 def test_a_ring_is_found_by_its_neighbours_and_not_by_a_line():
     angle = np.linspace(0, 2 * np.pi, 200, endpoint=False)
-    radius = np.where(np.arange(200) % 2, 1.0, 3.0)
+    labels = np.arange(200) % 2
+    radius = np.where(labels, 1.0, 3.0)
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    found = representation(points, np.arange(200) % 2, points, np.arange(200) % 2)
-    assert found.knn > 0.95
-    assert found.linear < 0.7
+    assert knn_accuracy(points, labels, points, labels) > 0.95
+    assert linear_accuracy(points, labels, points, labels) < 0.7
 
 
-def test_labels_that_do_not_fit_are_refused():
+def test_one_class_teaches_a_line_nothing():
+    points, labels = np.arange(6.0).reshape(3, 2), np.zeros(3, int)
+    assert knn_accuracy(points, labels, points, labels) == 1
+    assert np.isnan(linear_accuracy(points, labels, points, labels))
+
+
+@pytest.mark.parametrize("accuracy", PROBES)
+def test_labels_that_do_not_fit_are_refused(accuracy):
     with pytest.raises(ValueError, match="2 labels for 3 means: one each is needed"):
-        representation(np.zeros((3, 2)), np.zeros(2, int), np.zeros((3, 2)), np.zeros(3, int))
+        accuracy(np.zeros((3, 2)), np.zeros(2, int), np.zeros((3, 2)), np.zeros(3, int))

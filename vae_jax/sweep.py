@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, PyTree
 
 from vae_jax.evaluation import ElboEstimate
 from vae_jax.sharding import Mesh, over_devices, place, to_every_device
-from vae_jax.train import Metrics, Trainer, TrainState
+from vae_jax.train import Metrics, Trainer, TrainState, quick_options
 from vae_jax.types import Hyper, Params, Step
 
 Execution = Literal["map", "vmap"]
@@ -274,11 +274,6 @@ def make_sweep(
         evaluate=jax.jit(evaluate_population, compiler_options=often),
         pick=jax.jit(pick, compiler_options=once),
     )
-
-
-def quick_options() -> dict[str, Any]:
-    """Compiler options with which XLA is done in half the time, on a CPU."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
 def make_members(

@@ -203,6 +203,22 @@ def make_trainer(
     )
 
 
+def quick_options(*, quicker: bool = False) -> dict[str, bool | int]:
+    """Compiler options with which XLA is done in half the time, on a CPU.
+
+    Args:
+        quicker: in a third of the time, for a program that then takes half as long again: worth
+            it for what is run for a moment only.
+
+    Returns:
+        The options, none on an accelerator.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    level: dict[str, bool | int] = {"xla_backend_optimization_level": 1}
+    return {**level, "xla_cpu_use_fusion_emitters": False} if quicker else level
+
+
 class Keys(NamedTuple):
     """What a run draws from, by purpose."""
 

@@ -19,7 +19,7 @@ from vae_jax.networks import ACTIVATIONS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.preprocess import as_stored
 from vae_jax.tabular import make_table_vae
-from vae_jax.train import TrainState, flat, make_trainer
+from vae_jax.train import TrainState, flat, make_trainer, quick_options
 from vae_jax.types import Hyper, Params, PRNGKey
 
 # Rows that are scored at once: one shape, so one compilation, and a row's score is the same
@@ -116,7 +116,7 @@ def program_of(
         return jax.vmap(one)(numbers)
 
     def compiled(fun: Callable[..., Any], **how: Any) -> Callable[..., Any]:
-        return jax.jit(fun, compiler_options=_quickly(), **how)
+        return jax.jit(fun, compiler_options=quick_options(quicker=True), **how)
 
     return Program(
         vae=vae,
@@ -130,13 +130,6 @@ def program_of(
         impute=compiled(impute),
         sample=compiled(sample),
     )
-
-
-def _quickly() -> dict[str, Any]:
-    """Options with which XLA compiles a small program in two thirds of the time, on a CPU."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {"xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 1}
 
 
 def key_of(seed: int) -> PRNGKey:

@@ -36,12 +36,11 @@ from vae_jax.evaluation.log_likelihood import (
     log_likelihood,
     posterior_predictive,
 )
-from vae_jax.evaluation.representation import Accuracies, representation
+from vae_jax.evaluation.representation import knn_accuracy, linear_accuracy
 
 __all__ = [
     "ACTIVE_KL",
     "SCORES",
-    "Accuracies",
     "Annealed",
     "AnomalyScores",
     "Dci",
@@ -62,11 +61,12 @@ __all__ = [
     "estimate_elbo",
     "estimate_log_likelihood",
     "factor_vae_score",
+    "knn_accuracy",
+    "linear_accuracy",
     "log_likelihood",
     "mig",
     "posterior_mean_variance",
     "posterior_predictive",
-    "representation",
     "sap",
     "threshold_at",
 ]
