@@ -31,6 +31,7 @@ from vae_jax.sweep import (
 from vae_jax.types import Params
 
 EXPERIMENTS = ("mnist", "tabular")
+OF_PARTS = ("iwae",)  # experiments whose runs are made of several
 
 
 class Loaded(NamedTuple):
@@ -112,20 +113,25 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
         raise UsageError(f"{path}: not a run (no config.json)")
     if not folder.checkpoints.is_dir():
         raise UsageError(f"{path}: no checkpoints in it; they are needed")
-    # results/<experiment>/<run>, or .../<run>/shards/<slice>
+    # results/<experiment>/<run>, or .../<run>/shards/<slice>, or .../<run>/<part>
     home = path.resolve().parent
     experiment = (home.parents[1] if home.name == "shards" else home).name
-    if experiment not in EXPERIMENTS:
-        known = " or ".join(f"{name}/<run>" for name in EXPERIMENTS)
-        raise UsageError(f"{path}: in a folder {experiment}/; runs in {known} can be evaluated")
+    is_part = home.parent.name in OF_PARTS
+    experiment = home.parent.name if is_part else experiment
+    if not (is_part or experiment in EXPERIMENTS):
+        known = [f"{name}/<run>" for name in EXPERIMENTS] + [f"{n}/<run>/<part>" for n in OF_PARTS]
+        found = f"in a folder {experiment}/"
+        raise UsageError(f"{path}: {found}; runs in {' or '.join(known)} can be evaluated")
     module = importlib.import_module(f"experiments.{experiment}")
+    config_type = module.PartConfig if is_part else module.Config
+    prepare = module.prepare_part if is_part else module.prepare
     saved = folder.read_json("config.json")
-    config = _as_config(module.Config, saved, path)
+    config = _as_config(config_type, saved, path)
     if data_dir is not None:
         has_folder = hasattr(config, "data_dir")
         check(has_folder, "--data-dir", data_dir, f"a run of {experiment} has no data folder")
         config = dataclasses.replace(config, data_dir=data_dir)
-    config, task = module.prepare(config)
+    config, task = prepare(config)
     _check_data(folder, task)
     members = task.members
     if config.shard is not None:

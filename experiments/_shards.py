@@ -64,7 +64,7 @@ def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
     if not done:
         raise UsageError(f"--merge {path}: none of its {slices} slices is done")
     config, said = _common(path, list(done.values()))
-    by_slice = {number: _results(folder) for number, folder in done.items()}
+    by_slice = {number: results_in(folder) for number, folder in done.items()}
     # Members were dealt to the slices in turn, and are gathered likewise.
     turns = itertools.zip_longest(*(by_slice.get(k + 1, ()) for k in range(slices)))
     results = [result for turn in turns for result in turn if result is not None]
@@ -121,8 +121,12 @@ def _common(path: Path, runs: list[RunFolder]) -> tuple[dict[str, Any], dict[str
     return {key: value for key, value in first.items() if key != "shard"}, said
 
 
-def _results(run: RunFolder) -> list[Result]:
-    """The members of a slice, from its files."""
+def results_in(run: RunFolder) -> list[Result]:
+    """The members of a run that is done, from its files.
+
+    Raises:
+        UsageError: if they are damaged.
+    """
     try:
         rows = [parsed(texts) for texts in run.read_rows("metrics.csv")]
         results = []

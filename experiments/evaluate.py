@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import Array
-from rich.progress import Progress
 
 from experiments._grid import described
+from experiments._importance import importance_of
 from experiments._loaded import Loaded, Run, load_run
 from experiments._progress import console, table
 from experiments._report import Result, by_setting, over_seeds, plus_minus
@@ -21,12 +21,10 @@ from experiments._run import RunFolder, UsageError, check, is_finite, main
 from vae_jax import figures
 from vae_jax.evaluation import (
     Annealed,
-    Importance,
     active_units,
     annealed_log_likelihood,
     elbo_surgery,
     encode_all,
-    estimate_log_likelihood,
     knn_accuracy,
     linear_accuracy,
     posterior_mean_variance,
@@ -40,7 +38,6 @@ PROG = "python -m experiments.evaluate"
 EVALUATION_SEED = 2**31  # one that --seed does not take
 FITTED = 10_000  # training examples, at most, that the classifiers are fitted on
 SURGERY = 2000  # samples of the aggregate posterior, at least
-AT_ONCE = 1000  # examples between two signs of progress
 FEW_SAMPLES = 2.0  # effective ones; an estimate from fewer rests on one sample
 # By the name of a number: how it reads in the table, and its digits.
 COLUMNS = {
@@ -140,7 +137,9 @@ def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
     test = data["test"]
     model = (task.vae, task.preprocess, params)
     elbo = task.evaluate(params, test)
-    estimate = _importance(key, config, trained, loaded, test)
+    estimate = importance_of(
+        key, *model, test, num_samples=config.num_samples, name=loaded.member.name
+    )
     posteriors = encode_all(key, *model, test)
     # Few posteriors give several samples each.
     parts = elbo_surgery(key_surgery, posteriors, num_samples=max(1, SURGERY // len(test)))
@@ -170,23 +169,6 @@ def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
         "effective_samples": estimate.effective_samples,
     }
     return Found(numbers, {name: np.asarray(array) for name, array in arrays.items()})
-
-
-def _importance(key: Any, config: Config, trained: Run, loaded: Loaded, test: Array) -> Importance:
-    """The importance-weighted estimate of every example, some at a time to show progress."""
-    model = (trained.task.vae, trained.task.preprocess, loaded.params)
-    parts = []
-    terminal = console()
-    with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as progress:
-        bar = progress.add_task(f"{loaded.member.name}: log p(x)", total=len(test))
-        for first in range(0, len(test), AT_ONCE):
-            some = test[first : first + AT_ONCE]
-            found = estimate_log_likelihood(
-                key, *model, some, num_samples=config.num_samples, first=first
-            )
-            parts.append(jax.block_until_ready(found))
-            progress.advance(bar, len(some))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def _classes(

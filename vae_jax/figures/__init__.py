@@ -7,6 +7,7 @@ give the same file on every desk. Latent dimensions are counted from 1, as z1, z
 
 from vae_jax.figures.charts import kl_per_dimension, latent_scatter, loss_curves
 from vae_jax.figures.evaluation import Evaluated, evaluation_page
+from vae_jax.figures.iwae import BySamples, samples_in_bound
 from vae_jax.figures.pictures import (
     inverse_cdf_grid,
     manifold,
@@ -33,6 +34,7 @@ __all__ = [
     "DPI",
     "GREY",
     "VERMILION",
+    "BySamples",
     "Evaluated",
     "LatentPanel",
     "RateDistortion",
@@ -53,6 +55,7 @@ __all__ = [
     "reconstructions",
     "representation_bars",
     "samples",
+    "samples_in_bound",
     "save",
     "score_bars",
     "score_histogram",

@@ -1,0 +1,150 @@
+"""Experiments of several runs: the panels of a figure, the rows of a table.
+
+Models whose shapes differ cannot be one program. Each group of equal shape is a part: a run of
+its own, in `results/<experiment>/<run>/<part>/`, through the runner of every experiment. What
+they come to together is written beside them.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from experiments._options import RunOptions
+from experiments._report import Result
+from experiments._run import RunFolder, as_json, check, check_members
+from experiments._shards import results_in
+from experiments._sweep import Task, run_sweep
+
+Budget = Literal["smoke", "cpu", "full"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PartsOptions:
+    """How an experiment of several runs is run."""
+
+    budget: Budget = "cpu"
+    """smoke: a minute, to see that it runs; cpu: for two cores; full: as published."""
+    seed: tuple[int, ...] = (0,)
+    """Seeds of the weights, the shuffling and the noise."""
+    output_dir: Path = Path("results")
+    """The run's folder is made in <experiment>/ below it."""
+    name: str | None = None
+    """Name of the run's folder; the budget without it."""
+    overwrite: bool = False
+    """Replace a run of the same name."""
+    resume: bool = False
+    """Go on with a run of the same name: parts that are done stay as they are."""
+    checkpoint_every: int = 5
+    """Epochs between checkpoints; the last epoch of a part always has one."""
+    data_dir: Path | None = None
+    """Folder with the data, VAE_JAX_DATA without it."""
+
+
+class Part(NamedTuple):
+    """One run of several.
+
+    Attributes:
+        config: its own configuration, which is all that there is to know of it.
+        task: what it trains.
+    """
+
+    config: RunOptions
+    task: Task
+
+
+def check_parts(options: PartsOptions, experiment: str) -> None:
+    """Refuse what cannot be run, before anything is read or written.
+
+    Raises:
+        UsageError: naming the value and what is allowed.
+    """
+    check_members("--seed", options.seed, "a whole number of 0 or more is needed", low=0)
+    for seed in options.seed:
+        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
+    every = options.checkpoint_every
+    check(every >= 1, "--checkpoint-every", every, "a whole number of 1 or more is needed")
+    check(not (options.overwrite and options.resume), "--overwrite", "--resume", "only one of them")
+    _whole(options, experiment)
+
+
+def part_settings(options: PartsOptions, part: str) -> dict[str, Any]:
+    """What every part is told of how to run: fields of `RunOptions`.
+
+    Args:
+        options: of the whole.
+        part: the name of the part, and of its folder.
+
+    Returns:
+        The fields by name.
+    """
+    return {
+        "name": part,
+        "resume": options.resume,
+        "checkpoint_every": options.checkpoint_every,
+    }
+
+
+def start_parts(options: PartsOptions, experiment: str) -> RunFolder:
+    """Make the folder of the whole, or take up one that was begun.
+
+    Raises:
+        UsageError: if the folder does not allow it, or a run to resume had other settings.
+    """
+    folder = _whole(options, experiment)
+    folder.check_free(overwrite=options.overwrite, resume=options.resume)
+    if options.resume:
+        folder.check_same_model(options)
+    with folder.usable():
+        if options.overwrite and folder.path.exists():
+            shutil.rmtree(folder.path)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_json("config.json", as_json(options))
+    return folder
+
+
+def run_parts(whole: RunFolder, parts: Sequence[Part]) -> list[list[Result]]:
+    """Train the parts one after the other, each in a folder of its own in that of the whole.
+
+    Args:
+        whole: the folder of the whole run.
+        parts: all that are to be trained; those that are done already are left as they are.
+
+    Returns:
+        The members of each part, from its files.
+
+    Raises:
+        UsageError: if a part was begun with other settings.
+    """
+    found = []
+    for number, (config, task) in enumerate(parts, start=1):
+        config = dataclasses.replace(config, output_dir=whole.path.parent)
+        task = task._replace(experiment=whole.path.name, name=config.name or "")
+        folder = RunFolder.at(config.output_dir, task.experiment, task.name)
+        print(f"\n{number}/{len(parts)}  {task.title}", flush=True)
+        if _is_done(folder, config):
+            print(f"done before: {folder.path}", flush=True)
+        else:
+            begun = (folder.path / "config.json").is_file()
+            config = dataclasses.replace(config, resume=config.resume and begun)
+            with contextlib.suppress(SystemExit):  # a member diverged: its results say so
+                run_sweep(config, task)
+        found.append(results_in(folder))
+    return found
+
+
+def _whole(options: PartsOptions, experiment: str) -> RunFolder:
+    return RunFolder.at(options.output_dir, experiment, options.name or options.budget)
+
+
+def _is_done(folder: RunFolder, config: RunOptions) -> bool:
+    """Whether an earlier start of the same part came to its end."""
+    if not (config.resume and (folder.path / "summary.json").is_file()):
+        return False
+    saved = folder.read_json("config.json")
+    # What was left to the machine is what the machine chose then.
+    chosen = {field: saved.get(field) for field in ("execution", "chunk")}
+    folder.check_same_model(dataclasses.replace(config, **chosen))
+    return True

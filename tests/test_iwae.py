@@ -1,0 +1,123 @@
+"""`python -m experiments.iwae`: the table of the paper, on a budget of seconds."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_experiments import surroundings  # noqa: F401
+from test_tabular_experiments import call
+
+from experiments import evaluate, iwae
+from experiments._iwae_report import PUBLISHED
+from vae_jax.figures import BySamples, samples_in_bound
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("iwae")
+    done = call(iwae, folder, "--budget", "smoke", "--k", "1", "2")
+    assert done.code == 0, done.err
+    return folder, done
+
+
+def test_every_row_is_trained_once_and_stands_in_the_table(whole):
+    folder, done = whole
+    run = folder / "results/iwae/smoke"
+    rows = json.loads((run / "summary.json").read_text())["rows"]
+    assert [row["part"] for row in rows] == ["vae-k1", "vae-k2", "iwae-k2"]
+    assert "digits, dynamically binarised · budget smoke: 1 of 3280 epochs" in done.out
+    for row in rows:
+        part = json.loads((run / row["part"] / "summary.json").read_text())
+        (member,) = part["members"]
+        assert member["also"]["neg_log_likelihood"] == row["neg_log_likelihood"]
+        # More samples than one can only raise the bound, but for the noise of 100 images.
+        assert row["neg_log_likelihood"] < member["neg_elbo"] + 1
+        assert row["published"] is None  # digits are not what the paper was about
+        assert len(json.loads((run / row["part"] / "spectra.json").read_text())["seed0"]) == 50
+    gain = rows[1]["neg_log_likelihood"] - rows[2]["neg_log_likelihood"]
+    assert f"k = 2: {'as' if gain > 0 else 'not as'} published" in done.out
+    picture = np.asarray(Image.open(run / "figure.png").convert("L"))
+    assert picture.std() > 10
+
+
+def test_resuming_leaves_what_is_done(whole):
+    folder, _ = whole
+    table = folder / "results/iwae/smoke/table.md"
+    before, metrics = table.read_text(), folder / "results/iwae/smoke/vae-k2/metrics.csv"
+    changed = metrics.stat().st_mtime_ns
+    done = call(iwae, folder, "--budget", "smoke", "--k", "1", "2", "--resume")
+    assert done.code == 0
+    assert done.out.count("done before") == 3
+    assert table.read_text() == before
+    assert metrics.stat().st_mtime_ns == changed
+
+
+def test_a_part_can_be_evaluated(whole):
+    folder, _ = whole
+    part = "results/iwae/smoke/iwae-k2"
+    done = call(evaluate, folder, part, "--num-samples", "20", "--annealed", "0")
+    assert done.code == 0, done.err
+    assert (folder / part / "evaluation/evaluation.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--k", "0"), "--k 0: a whole number of 1 or more is needed"),
+        (("--k", "5", "5"), "--k 5: given twice"),
+        (("--seed", "-1"), "--seed -1: a whole number of 0 or more is needed"),
+        (("--budget", "smoke"), "this run exists; --resume continues it, --overwrite replaces it"),
+        (("--budget", "smoke", "--resume"), "--k 1 5 50: the run to resume was started with 1 2"),
+        (("--resume",), "there is no run to resume"),
+        (("--resume", "--overwrite"), "--overwrite --resume: only one of them"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line(whole, flags, line):
+    done = call(iwae, whole[0], *flags)
+    assert done.code == 2
+    assert line in done.err
+    assert done.err.count("error") == 1 == len(done.err.strip().splitlines()[-1:])
+
+
+def test_the_learning_rate_falls_in_the_stages_of_the_paper():
+    """A gradient that never changes makes Adam's own step one: what is left is the schedule."""
+    optimizer = iwae.staged(3280)(1e-3)
+    gradient = jnp.float32(1e6)  # epsilon is nothing beside it
+
+    def step(state, _):
+        update, state = optimizer.update(gradient, state)
+        return state, -update
+
+    _, rates = jax.lax.scan(step, optimizer.init(jnp.zeros(())), length=3280)
+    expected = np.repeat(1e-3 * 10 ** (-np.arange(8) / 7), 3 ** np.arange(8))
+    np.testing.assert_allclose(rates, expected, rtol=1e-3)  # the rounding of the bias correction
+
+
+def test_the_paper_is_quoted_for_both_methods():
+    assert PUBLISHED["iwae", 1, 50] < PUBLISHED["iwae", 1, 5] < PUBLISHED["vae", 1, 1]
+
+
+def test_a_figure_of_no_method_is_refused():
+    with pytest.raises(ValueError, match="0 methods: 1 or 2 are needed"):
+        samples_in_bound({}, title="none")
+
+
+def test_seeds_become_error_bars():
+    found = BySamples(
+        k=np.array([1, 5]),
+        nats=np.array([[90.0, 91.0], [88.0, 89.0]]),
+        published=np.array([np.nan, 87.0]),
+        spectra=np.array([[1.0, 1e-5], [1.0, 0.5]]),
+    )
+    figure = samples_in_bound({"VAE": found}, title="two seeds")
+    left, right = figure.axes
+    assert len(left.containers) == 1
+    assert [line.get_label() for line in right.lines[:2]] == [
+        "VAE, k = 1: 1 active",
+        "VAE, k = 5: 2 active",
+    ]

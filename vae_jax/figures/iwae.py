@@ -1,0 +1,89 @@
+"""The log-likelihood that more samples in the bound buy, and the units that they keep active."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from vae_jax.figures.style import BLUE, VERMILION, chart_figure, styled
+
+
+class BySamples(NamedTuple):
+    """One method over the number of samples k in its bound.
+
+    Attributes:
+        k: ascending.
+        nats: negative log p(x) of the test set, a row for each k and a column for each seed.
+        published: of each k; NaN where nothing is.
+        spectra: variance of the posterior mean of each latent unit, falling, for each k.
+    """
+
+    k: Int[np.ndarray, " k"]
+    nats: Float[np.ndarray, "k seed"]
+    published: Float[np.ndarray, " k"]
+    spectra: Float[np.ndarray, "k latent"]
+
+
+COLORS = (BLUE, VERMILION)
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+@styled
+def samples_in_bound(
+    methods: Mapping[str, BySamples], *, title: str, threshold: float = 0.01
+) -> Figure:
+    """Log-likelihood against k beside the published one, and the spectrum of the latent units.
+
+    Args:
+        methods: what was found of each, under its name; two at most.
+        title: what was trained.
+        threshold: variance above which a unit is active.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if there is no method, or more than two.
+    """
+    if not 1 <= len(methods) <= len(COLORS):
+        raise ValueError(f"{len(methods)} methods: 1 or 2 are needed")
+    figure = chart_figure(8.2, 3.4, title)
+    left, right = figure.subplots(1, 2)
+    for color, (name, found) in zip(COLORS, methods.items(), strict=False):
+        _draw_nats(left, name, found, color)
+        for marker, k, variance in zip(_MARKERS, found.k, found.spectra, strict=False):
+            units = np.arange(1, len(variance) + 1)
+            label = f"{name}, k = {k}: {np.sum(variance > threshold)} active"
+            (line,) = right.semilogy(units, np.maximum(variance, 1e-12), color=color, label=label)
+            line.set(marker=marker, markersize=2.5, linewidth=0.8)
+    every_k = sorted({int(k) for found in methods.values() for k in found.k})
+    left.set_xscale("log")
+    left.xaxis.set_major_locator(FixedLocator(every_k))
+    left.xaxis.set_minor_locator(NullLocator())
+    left.set_xticklabels([str(k) for k in every_k])
+    left.set_xlabel("samples k in the bound")
+    left.set_ylabel("nats per image")
+    left.set_title("-log p(x) of the test images")
+    left.grid(axis="y")
+    left.legend()
+    right.axhline(threshold, color="black", ls=":", lw=0.8)
+    right.set_xlabel("latent unit, sorted")
+    right.set_title("variance of the posterior mean")
+    right.legend(fontsize=7)
+    return figure
+
+
+def _draw_nats(axes: Axes, name: str, found: BySamples, color: str) -> None:
+    mean, count = np.mean(found.nats, axis=1), found.nats.shape[1]
+    if count > 1:
+        error = np.std(found.nats, axis=1, ddof=1) / np.sqrt(count)
+        axes.errorbar(found.k, mean, error, color=color, marker="o", capsize=2, label=name)
+    else:
+        axes.plot(found.k, mean, color=color, marker="o", label=name)
+    if np.isfinite(found.published).any():
+        label = f"{name}, published"
+        axes.plot(found.k, found.published, "o:", color=color, mfc="white", label=label)
