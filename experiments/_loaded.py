@@ -5,7 +5,7 @@ import importlib
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,39 +50,62 @@ class Loaded(NamedTuple):
     problem: str | None
 
 
+class Slice(NamedTuple):
+    """The checkpoints of a run, or of a slice of it.
+
+    Attributes:
+        folder: where they are.
+        chunk: models of a checkpoint.
+        members: the models.
+    """
+
+    folder: RunFolder
+    chunk: int
+    members: list[Member]
+
+
 class Run(NamedTuple):
     """A run on the disk.
 
     Attributes:
         folder: where it is.
         task: what it trained, the data loaded.
-        chunk: models of a checkpoint.
-        members: those that it trained.
+        slices: it alone, or those that it was cut into.
+        missing: the slices that are not there, `2/3`.
     """
 
     folder: RunFolder
     task: Task
-    chunk: int
-    members: list[Member]
+    slices: list[Slice]
+    missing: list[str]
+
+    @property
+    def members(self) -> list[Member]:
+        """All its models, in the order of their checkpoints."""
+        return [member for one in self.slices for member in one.members]
 
     def models(self) -> Iterator[Loaded]:
-        """Its models, chunk by chunk, from the latest checkpoints.
+        """Its models, chunk by chunk, from the latest checkpoints that are whole.
 
         Raises:
             UsageError: if there is no checkpoint.
-            CheckpointError: if one is damaged or of another model.
+            CheckpointError: if one is of another model, or all of a chunk are damaged.
         """
         sweep = make_sweep(self.task.trainer, self.task.evaluate, execution="map")
-        plan = plan_chunks(len(self.members), chunk=self.chunk)
-        chunks = chunks_of(plan, self.members, self.folder.checkpoints)
+        chunks = [
+            chunk
+            for one in self.slices
+            for chunk in chunks_of(
+                plan_chunks(len(one.members), chunk=one.chunk), one.members, one.folder.checkpoints
+            )
+        ]
         for chunk in chunks:  # before the first is evaluated
             with Checkpoints(chunk.folder / "states", writes=False) as checkpoints:
                 if checkpoints.latest is None:
                     raise UsageError(f"{chunk.folder}: there is no checkpoint to evaluate")
         for chunk in chunks:
             with Checkpoints(chunk.folder / "states", writes=False) as checkpoints:
-                epoch = checkpoints.latest or 0
-                population = _restored(sweep, checkpoints, epoch, chunk.members)
+                epoch, population = _restored(sweep, checkpoints, chunk.members)
             causes = np.asarray(population.status.cause)
             for index, member in enumerate(chunk.members):
                 cause = CAUSES[causes[index]]
@@ -106,49 +129,68 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
     """
     if not path.is_dir():
         raise UsageError(f"{path}: there is no such run")
-    folder = RunFolder(path)
-    if (path / "shards").is_dir():
-        raise UsageError(f"{path}: cut into slices; evaluate one of them, in shards/")
-    if not (path / "config.json").is_file():
-        raise UsageError(f"{path}: not a run (no config.json)")
-    if not folder.checkpoints.is_dir():
-        raise UsageError(f"{path}: no checkpoints in it; they are needed")
+    shards = {slice_of(one.name.replace("-of-", "/")): one for one in path.glob("shards/*-of-*")}
+    folders = [RunFolder(shards[number]) for number in sorted(shards)] or [RunFolder(path)]
+    for folder in folders:
+        if not (folder.path / "config.json").is_file():
+            raise UsageError(f"{folder.path}: not a run (no config.json)")
+        if not folder.checkpoints.is_dir():
+            raise UsageError(f"{folder.path}: no checkpoints in it; they are needed")
+    module, config_type, prepare = _experiment_of(path)
+    configs = [folder.read_json("config.json") for folder in folders]
+    config = _as_config(config_type, configs[0], folders[0].path)
+    if data_dir is not None:
+        has_folder = hasattr(config, "data_dir")
+        check(has_folder, "--data-dir", data_dir, f"a run of {module} has no data folder")
+        config = dataclasses.replace(config, data_dir=data_dir)
+    config, task = prepare(config)
+    slices = []
+    for folder, saved in zip(folders, configs, strict=True):
+        _check_data(folder, task)
+        members = task.members
+        if saved.get("shard") is not None:
+            number, count = slice_of(saved["shard"])
+            members = members[number - 1 :: count]
+        slices.append(Slice(folder, int(saved.get("chunk") or len(members)), members))
+    count = max((count for _, count in shards), default=0)
+    missing = [f"{k}/{count}" for k in range(1, count + 1) if (k, count) not in shards]
+    return Run(RunFolder(path), task, slices, missing)
+
+
+def _experiment_of(path: Path) -> tuple[str, type, Callable[..., Any]]:
+    """The experiment's name, the type of the run's configuration, and what prepares it."""
     # results/<experiment>/<run>, or .../<run>/shards/<slice>, or .../<run>/<part>
     home = path.resolve().parent
+    if home.parent.name in OF_PARTS:
+        module = importlib.import_module(f"experiments.{home.parent.name}")
+        return home.parent.name, module.PartConfig, module.prepare_part
     experiment = (home.parents[1] if home.name == "shards" else home).name
-    is_part = home.parent.name in OF_PARTS
-    experiment = home.parent.name if is_part else experiment
-    if not (is_part or experiment in EXPERIMENTS):
+    if experiment not in EXPERIMENTS:
         known = [f"{name}/<run>" for name in EXPERIMENTS] + [f"{n}/<run>/<part>" for n in OF_PARTS]
         found = f"in a folder {experiment}/"
         raise UsageError(f"{path}: {found}; runs in {' or '.join(known)} can be evaluated")
     module = importlib.import_module(f"experiments.{experiment}")
-    config_type = module.PartConfig if is_part else module.Config
-    prepare = module.prepare_part if is_part else module.prepare
-    saved = folder.read_json("config.json")
-    config = _as_config(config_type, saved, path)
-    if data_dir is not None:
-        has_folder = hasattr(config, "data_dir")
-        check(has_folder, "--data-dir", data_dir, f"a run of {experiment} has no data folder")
-        config = dataclasses.replace(config, data_dir=data_dir)
-    config, task = prepare(config)
-    _check_data(folder, task)
-    members = task.members
-    if config.shard is not None:
-        number, slices = slice_of(config.shard)
-        members = members[number - 1 :: slices]
-    return Run(folder, task, int(saved.get("chunk") or len(members)), members)
+    return experiment, module.Config, module.prepare
 
 
 def _restored(
-    sweep: Sweep, checkpoints: Checkpoints, epoch: int, members: list[Member]
-) -> Population:
-    # It may have been filled up, to a multiple of the devices it was trained on.
-    shape = checkpoints.layout(epoch).get(".train.step", {}).get("shape") or [len(members)]
+    sweep: Sweep, checkpoints: Checkpoints, members: list[Member]
+) -> tuple[int, Population]:
+    """The latest population that is whole, and the epoch it was saved after."""
     hypers, seeds = [m.hyper for m in members], [m.seed for m in members]
-    lined_up = make_members(hypers, seeds, size=max(len(members), shape[0]))
-    shapes = jax.eval_shape(sweep.init, place_members(lined_up, None))
-    return checkpoints.restore(sharding.shapes_of(shapes, None, split=True), epoch)
+
+    def load(number: int) -> Population:
+        # It may have been filled up, to a multiple of the devices it was trained on.
+        shape = checkpoints.layout(number).get(".train.step", {}).get("shape") or [len(members)]
+        lined_up = make_members(hypers, seeds, size=max(len(members), shape[0]))
+        shapes = jax.eval_shape(sweep.init, place_members(lined_up, None))
+        return checkpoints.restore(sharding.shapes_of(shapes, None, split=True), number)
+
+    found = checkpoints.restore_latest(load)
+    assert found is not None  # there is one: it was looked for
+    for reason in found.set_aside:
+        print(f"warning: {reason}; evaluated as after epoch {found.number}", file=sys.stderr)
+    return found.number, found.state
 
 
 def _as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:

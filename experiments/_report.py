@@ -1,7 +1,7 @@
 """What a sweep comes to: the summary, the table and the figures over all its members."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,6 +154,102 @@ def _remarks(results: Sequence[Result], missing: Sequence[str]) -> list[str]:
     return lines
 
 
+class _Grid(NamedTuple):
+    """The members of a sweep in rows of settings and columns of repetitions.
+
+    Attributes:
+        settings: of each row.
+        places: the member at each row and column, but for those that diverged or are missing.
+        repeats: of each column.
+    """
+
+    settings: list[tuple[tuple[str, float], ...]]
+    places: dict[tuple[Any, Any], Result]
+    repeats: list[tuple[int, ...]]
+
+    def cube(self, of: Callable[[Result], Any], width: int) -> np.ndarray:
+        """[settings, repeats, width], NaN where a member diverged or is missing."""
+        values = np.full((len(self.settings), len(self.repeats), width), np.nan)
+        for i, setting in enumerate(self.settings):
+            for j, repeat in enumerate(self.repeats):
+                if (setting, repeat) in self.places:
+                    values[i, j] = of(self.places[setting, repeat])
+        return values
+
+    @property
+    def lead(self) -> str | None:
+        """The first setting that takes several values, if one does."""
+        # A class that was left out is no number to draw along.
+        fields = [field for field in dict(self.settings[0]) if field != "left_out"]
+        swept = {field: {dict(setting)[field] for setting in self.settings} for field in fields}
+        return next((field for field, found in swept.items() if len(found) > 1), None)
+
+    def curves(self, lead: str) -> dict[str, list[int]]:
+        """Along a setting, the rows of each combination of the others, in rising order."""
+        values = [dict(setting)[lead] for setting in self.settings]
+        curves: dict[str, list[int]] = {}
+        for i in np.argsort(values, kind="stable"):
+            others = {field: value for field, value in self.settings[i] if field != lead}
+            curves.setdefault(described(others), []).append(int(i))
+        return curves
+
+    @property
+    def spread(self) -> str:
+        """What a title says of the repetitions."""
+        return " · mean ± standard error over repetitions" if len(self.repeats) > 1 else ""
+
+
+def _grid_of(results: Sequence[Result]) -> _Grid:
+    return _Grid(
+        settings=list(dict.fromkeys(_key(result) for result in results)),
+        places={
+            (_key(result), repeat_of(result.columns)): result
+            for result in results
+            if result.problem is None
+        },
+        repeats=list(dict.fromkeys(repeat_of(result.columns) for result in results)),
+    )
+
+
+def draw_rate_distortion(results: Sequence[Result], folder: Path, *, title: str, unit: str) -> bool:
+    """Draw the reconstruction against the KL along the setting that is swept, if one is.
+
+    Args:
+        results: the members, of which `numbers` has both.
+        folder: where `rate_distortion.png` goes.
+        title: what was trained.
+        unit: `nats per image`.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    from vae_jax import figures
+
+    grid = _grid_of(results)
+    lead = grid.lead
+    if lead is None or not grid.places:
+        return False
+    rate = grid.cube(lambda result: result.numbers["kl"], 1)[..., 0]
+    distortion = grid.cube(lambda result: result.numbers["reconstruction"], 1)[..., 0]
+    values = np.array([dict(setting)[lead] for setting in grid.settings])
+    figures.save(
+        figures.rate_distortion(
+            {
+                name: figures.RateDistortion(values[i], rate[i], distortion[i])
+                for name, i in grid.curves(lead).items()
+            },
+            title=title + grid.spread,
+            setting=lead.replace("_", " "),
+            unit=unit,
+        ),
+        folder / "rate_distortion.png",
+        **{lead: values},
+        rate=rate,
+        distortion=distortion,
+    )
+    return True
+
+
 def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "image") -> None:
     """Draw the figures of a sweep, each with the arrays behind it.
 
@@ -167,30 +263,15 @@ def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "im
     # Here, not above: Matplotlib is not needed before training ends.
     from vae_jax import figures
 
-    settings = list(dict.fromkeys(_key(result) for result in results))
+    grid = _grid_of(results)
+    settings, repeats = grid.settings, grid.repeats
     names = [described(dict(setting)) or "all" for setting in settings]
-    repeats = list(dict.fromkeys(repeat_of(result.columns) for result in results))
-    places = {
-        (_key(result), repeat_of(result.columns)): result
-        for result in results
-        if result.problem is None
-    }
     folder = run / "figures"
-    stopped = len(results) - len(places)
+    stopped = len(results) - len(grid.places)
     if stopped:
         title += f" · {stopped} of {len(results)} models diverged, not shown"
-    spread = " · mean ± standard error over repetitions" if len(repeats) > 1 else ""
     unit = f"nats per {example}"
     thin = " · thin lines: models, thick: their mean" if len(repeats) > 1 else ""
-
-    def cube(of: Any, width: int) -> np.ndarray:
-        """[settings, repeats, width], NaN where a member diverged or is missing."""
-        values = np.full((len(settings), len(repeats), width), np.nan)
-        for i, setting in enumerate(settings):
-            for j, repeat in enumerate(repeats):
-                if (setting, repeat) in places:
-                    values[i, j] = of(places[setting, repeat])
-        return values
 
     by_member = {(_key(result), repeat_of(result.columns)): result for result in results}
     longest = max((result.rows for result in results), key=len, default=[])
@@ -217,38 +298,14 @@ def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "im
             epochs=epochs,
             **{panel.replace(" ", "_"): values for panel, values in panels.items()},
         )
-    # Along the first setting that takes several values, a curve for each combination of others.
-    # A class that was left out is no number to draw along.
-    fields = [field for field in dict(settings[0]) if field != "left_out"]
-    swept = {field: {dict(setting)[field] for setting in settings} for field in fields}
-    lead = next((field for field, found in swept.items() if len(found) > 1), None)
-    if lead is None or not places:
+    if not draw_rate_distortion(results, folder, title=title, unit=unit):
         return
-
-    rate = cube(lambda result: result.numbers["kl"], 1)[..., 0]
-    distortion = cube(lambda result: result.numbers["reconstruction"], 1)[..., 0]
-    kl = cube(lambda result: result.numbers["kl_per_dim"], len(results[0].numbers["kl_per_dim"]))
+    lead = grid.lead or ""
     values = np.array([dict(setting)[lead] for setting in settings])
-    curves: dict[str, list[int]] = {}
-    for i in np.argsort(values, kind="stable"):
-        others = {field: value for field, value in settings[i] if field != lead}
-        curves.setdefault(described(others), []).append(int(i))
-    lead_name = lead.replace("_", " ")
-    figures.save(
-        figures.rate_distortion(
-            {
-                name: figures.RateDistortion(values[i], rate[i], distortion[i])
-                for name, i in curves.items()
-            },
-            title=title + spread,
-            setting=lead_name,
-            unit=unit,
-        ),
-        folder / "rate_distortion.png",
-        **{lead: values},
-        rate=rate,
-        distortion=distortion,
+    kl = grid.cube(
+        lambda result: result.numbers["kl_per_dim"], len(results[0].numbers["kl_per_dim"])
     )
+    curves = grid.curves(lead)
     for name, i in curves.items():
         if len(i) < 2:
             continue
@@ -257,8 +314,8 @@ def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "im
             figures.kl_against(
                 values[i],
                 kl[i],
-                title=(f"{title} · {name}" if name else title) + spread,
-                setting=lead_name,
+                title=(f"{title} · {name}" if name else title) + grid.spread,
+                setting=lead.replace("_", " "),
                 threshold=ACTIVE_KL,
             ),
             folder / f"kl_against_{lead}{suffix}.png",

@@ -16,7 +16,13 @@ from experiments._grid import described
 from experiments._importance import importance_of
 from experiments._loaded import Loaded, Run, load_run
 from experiments._progress import console, table
-from experiments._report import Result, by_setting, over_seeds, plus_minus
+from experiments._report import (
+    Result,
+    by_setting,
+    draw_rate_distortion,
+    over_seeds,
+    plus_minus,
+)
 from experiments._run import RunFolder, UsageError, check, is_finite, main
 from vae_jax import figures
 from vae_jax.evaluation import (
@@ -121,10 +127,15 @@ def run(config: Config) -> None:
             continue
         numbers, arrays[member.name] = _evaluate(config, trained, loaded)
         numbers = {"epoch": loaded.epoch, **numbers}
-        results.append(Result(member.name, member.columns, [], {}, None, numbers))
+        own = {name: numbers[name] for name in ("kl", "reconstruction")}
+        results.append(Result(member.name, member.columns, [], own, None, numbers))
         print(f"{place}  {member.name} after epoch {loaded.epoch}  {_line(numbers)}", flush=True)
     if not results:
         raise UsageError(f"{trained.folder.path}: every model of it diverged")
+    failed += [f"slice {missing}: not there, so it is left out" for missing in trained.missing]
+    # In the order of the grid, of which slices have every so many.
+    order = [member.name for member in trained.task.members]
+    results.sort(key=lambda result: order.index(result.name))
     _write(config, trained, folder, results, arrays, failed)
 
 
@@ -312,10 +323,14 @@ def _write(
     )
     kept = {f"{name}/{key}": array for name, own in arrays.items() for key, array in own.items()}
     figures.save(page, folder.path / "evaluation.png", **kept)
+    written = ["evaluation.md", "evaluation.json", "evaluation.png"]
+    title, unit = f"{task.title} · held-out data", f"nats per {example}"
+    if draw_rate_distortion(results, folder.path, title=title, unit=unit):
+        written.append("rate_distortion.png")
     folder.write_provenance(task.source)
     console().print(table(f"{task.title}, held-out data", columns, rows))
     print("\n".join(remarks))
-    print(f"evaluation.md, evaluation.json, evaluation.png: in {folder.path}")
+    print(f"{', '.join(written)}: in {folder.path}")
 
 
 def _ranked(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:

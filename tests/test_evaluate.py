@@ -160,7 +160,6 @@ def test_a_slice_is_a_run(tmp_path):
     sweep = ("--beta", "1", "2", "3", "--name", "cut", "--shard", "2/2")
     assert call(mnist, tmp_path, *tiny, *sweep).code == 0
     run = tmp_path / "results" / "mnist" / "cut"
-    assert "cut into slices; evaluate one of them, in shards/" in refused(run)
     slice_ = run / "shards" / "2-of-2"
     done = call(evaluate, tmp_path, str(slice_), *QUICK)
     assert (done.code, done.err) == (0, "")
@@ -203,6 +202,44 @@ def test_a_run_that_is_not_there_is_refused(tmp_path):
 def test_a_run_without_checkpoints_is_refused(copied):
     shutil.rmtree(copied / "checkpoints")
     assert "no checkpoints in it; they are needed" in refused(copied)
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_evaluated(home, tmp_path):
+    flags = ("--dataset", "digits", "--hidden", "8", "--epochs", "2", "--figures", "none")
+    done = call(mnist, tmp_path, *flags, "--checkpoint-every", "1", "--name", "run")
+    assert done.code == 0, done.err
+    run = tmp_path / "results" / "mnist" / "run"
+    (latest,) = run.glob("checkpoints/*/states/2")
+    payload = max((path for path in latest.rglob("*") if path.is_file()), key=_size)
+    flipped = bytearray(payload.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    payload.write_bytes(flipped)
+    done = call(evaluate, tmp_path, str(run), *QUICK)
+    assert done.code == 0
+    assert "evaluated as after epoch 1" in done.err
+    assert [one["epoch"] for one in evaluation(run)["members"]] == [1]
+    assert latest.is_dir()  # who only reads leaves it to --resume to set it aside
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def test_slices_are_evaluated_as_one_run(home, tmp_path):
+    flags = ("--dataset", "digits", "--hidden", "8", "--epochs", "2", "--figures", "none")
+    flags += ("--beta", "0.5", "4", "--seed", "0", "1", "--latent-dim", "3", "--name", "run")
+    for shard in ("1/3", "3/3"):
+        assert call(mnist, tmp_path, *flags, "--shard", shard).code == 0
+    run = tmp_path / "results" / "mnist" / "run"
+    done = call(evaluate, tmp_path, str(run), *QUICK)
+    assert (done.code, done.err) == (0, "")
+    whole = {one["name"]: one for one in evaluation(home / "results" / "mnist" / "run")["members"]}
+    found = evaluation(run)["members"]
+    # The second slice would have beta 0.5 with seed 1.
+    assert [one["name"] for one in found] == ["beta0.5-seed0", "beta4-seed0", "beta4-seed1"]
+    for one in found:
+        assert one["neg_elbo"] == whole[one["name"]]["neg_elbo"]
+    assert evaluation(run)["left_out"] == ["slice 2/3: not there, so it is left out"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(copied):

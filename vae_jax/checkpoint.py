@@ -206,6 +206,8 @@ class Checkpoints:
     def restore_latest(self, load: Callable[[int], PyTree]) -> Restored | None:
         """Load the latest checkpoint that is whole, and set the damaged ones after it aside.
 
+        One that only reads leaves them where they are.
+
         Args:
             load: from a number to its state, by `restore`.
 
@@ -227,7 +229,7 @@ class Checkpoints:
             if any_of(state is None):
                 damaged.setdefault(number, DamagedError(f"{self._named(number)} is damaged"))
                 continue
-            self._set_aside(list(damaged))
+            self._set_aside(list(damaged) if self._writes else [])
             return Restored(number, state, [str(error) for error in damaged.values()])
         if damaged:
             raise next(iter(damaged.values()))
