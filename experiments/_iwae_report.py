@@ -81,6 +81,8 @@ def write_table(
         f"epochs · seed {seeds} · log p(x) with {first.num_samples} samples"
     )
     remarks = _ordering(records)
+    if any(part.layers > 1 for part in parts):
+        remarks.append("active units: of both stochastic layers together")
     remarks += [f"{one.name}: {one.problem}" for own in results for one in own if one.problem]
     lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -113,6 +113,11 @@ def run(config: Config) -> None:
     valid = is_finite(config.threshold) and config.threshold >= 0
     check(valid, "--threshold", config.threshold, "a finite number of 0 or more is needed")
     trained = load_run(config.run, config.data_dir)
+    if trained.task.vae.is_layered:
+        raise UsageError(
+            f"{config.run}: its model has two stochastic layers, one is needed; log p(x) and the "
+            "active units are in its summary.json"
+        )
     results, arrays, failed = [], {}, []
     folder = RunFolder(trained.folder.path / "evaluation")
     for index, loaded in enumerate(trained.models()):

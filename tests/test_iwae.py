@@ -45,6 +45,21 @@ def test_every_row_is_trained_once_and_stands_in_the_table(whole):
     assert picture.std() > 10
 
 
+def test_two_stochastic_layers_are_trained_and_both_counted(whole):
+    folder, _ = whole
+    flags = ("--budget", "smoke", "--k", "2", "--method", "iwae", "--layers", "2", "--name", "two")
+    done = call(iwae, folder, *flags)
+    assert done.code == 0, done.err
+    part = folder / "results/iwae/two/iwae-k2-2"
+    assert len(json.loads((part / "spectra.json").read_text())["seed0"]) == 100 + 50
+    (row,) = json.loads((folder / "results/iwae/two/summary.json").read_text())["rows"]
+    assert row["layers"] == 2
+    assert row["neg_log_likelihood"] < 543  # nats of 784 bits that are guessed
+    done = call(evaluate, folder, str(part))
+    assert (done.code, done.out) == (2, "")
+    assert "its model has two stochastic layers, one is needed" in done.err
+
+
 def test_resuming_leaves_what_is_done(whole):
     folder, _ = whole
     table = folder / "results/iwae/smoke/table.md"
@@ -70,6 +85,7 @@ def test_a_part_can_be_evaluated(whole):
     [
         (("--k", "0"), "--k 0: a whole number of 1 or more is needed"),
         (("--k", "5", "5"), "--k 5: given twice"),
+        (("--layers", "3"), "--layers 3: 1 or 2 is needed"),
         (("--seed", "-1"), "--seed -1: a whole number of 0 or more is needed"),
         (("--budget", "smoke"), "this run exists; --resume continues it, --overwrite replaces it"),
         (("--budget", "smoke", "--resume"), "--k 1 5 50: the run to resume was started with 1 2"),
@@ -91,7 +107,7 @@ def test_the_learning_rate_falls_in_the_stages_of_the_paper():
 
     def step(state, _):
         update, state = optimizer.update(gradient, state)
-        return state, -update
+        return state, -jnp.asarray(update)
 
     _, rates = jax.lax.scan(step, optimizer.init(jnp.zeros(())), length=3280)
     expected = np.repeat(1e-3 * 10 ** (-np.arange(8) / 7), 3 ** np.arange(8))

@@ -20,6 +20,7 @@ from vae_jax.preprocess import BINARIZE
 from vae_jax.sweep import Sweep, make_members, make_sweep
 from vae_jax.tabular import make_table_vae
 from vae_jax.train import OPTIMIZERS, Trainer, TrainState, make_trainer
+from vae_jax.two_layer import make_two_layer_vae
 from vae_jax.types import ElboTerms, Hyper, Normal
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ __all__ = [
     "make_sweep",
     "make_table_vae",
     "make_trainer",
+    "make_two_layer_vae",
     "make_vae",
     "posterior_predictive",
 ]

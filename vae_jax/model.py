@@ -14,7 +14,7 @@ from vae_jax.gaussian import (
     standard_log_density,
 )
 from vae_jax.likelihoods import Likelihood
-from vae_jax.types import ElboTerms, Nats, Normal, Params, PRNGKey
+from vae_jax.types import Conditional, ElboTerms, Nats, Normal, Params, PRNGKey, Sample
 
 # exp(log_var) and the KL stay finite in float32; no useful posterior comes near either end.
 LOG_VAR_RANGE = (-30.0, 20.0)
@@ -33,15 +33,32 @@ class Module(Protocol):
         ...
 
 
+def draw_normal(key: PRNGKey, params: Params, q: Normal) -> Sample:
+    """Draw z ~ q from a posterior that is one normal.
+
+    Args:
+        key: the key of the sample.
+        params: the model's parameters, which q already knows all about.
+        q: the posterior.
+
+    Returns:
+        The sample.
+    """
+    return Sample(reparameterize(key, q))
+
+
 class VAE(NamedTuple):
     """A variational autoencoder, as pure functions of one example.
 
+    The prior of z is N(0, I).
+
     Attributes:
         init: `key -> params`.
-        encode: `(params, x) -> q(z | x)`.
+        encode: `(params, x) -> q(z | x)`, or the first layer of it.
         decode: `(params, z) -> theta`, the parameters of p(x | z).
         likelihood: what theta means.
         latent_dim: dimensions of z.
+        draw: `(key, params, q) -> z` and, of a posterior of several layers, its density there.
     """
 
     init: Callable[[PRNGKey], Params]
@@ -49,6 +66,12 @@ class VAE(NamedTuple):
     decode: Callable[[Params, Float[Array, " latent"]], Float[Array, "*x theta"]]
     likelihood: Likelihood
     latent_dim: int
+    draw: Callable[[PRNGKey, Params, Normal], Sample] = draw_normal
+
+    @property
+    def is_layered(self) -> bool:
+        """Whether the posterior has several layers, and the KL is estimated."""
+        return self.draw is not draw_normal
 
 
 def make_vae(
@@ -94,9 +117,7 @@ def make_vae(
         }
 
     def encode(params: Params, x: Float[Array, "*x"]) -> Normal:
-        mean, log_var = jnp.split(encoder.apply(params["encoder"], x), 2)
-        # Clipped here, once, so that the sample and the KL speak of the same distribution.
-        return Normal(mean, jnp.clip(log_var, *LOG_VAR_RANGE))
+        return as_normal(encoder.apply(params["encoder"], x))
 
     def decode(params: Params, z: Float[Array, " latent"]) -> Float[Array, "*x theta"]:
         return decoder.apply(params["decoder"], z)
@@ -104,6 +125,20 @@ def make_vae(
     vae = VAE(init, encode, decode, likelihood, latent_dim)
     _check_shapes(vae, tuple(x_shape))
     return vae
+
+
+def as_normal(output: Float[Array, " two_latent"]) -> Normal:
+    """The normal that a network describes.
+
+    Args:
+        output: means, then log-variances.
+
+    Returns:
+        The normal, its log-variances clipped to `LOG_VAR_RANGE`.
+    """
+    mean, log_var = jnp.split(output, 2)
+    # Clipped here, once, so that the sample and the KL speak of the same distribution.
+    return Normal(mean, jnp.clip(log_var, *LOG_VAR_RANGE))
 
 
 def _check_shapes(vae: VAE, x_shape: tuple[int, ...]) -> None:
@@ -124,7 +159,7 @@ def elbo_terms(key: PRNGKey, vae: VAE, params: Params, x: Float[Array, "*x"]) ->
     """The terms of the ELBO for one example and one sample of its posterior.
 
     ELBO = E_q(z | x)[log p(x | z)] - KL(q(z | x) || p(z)), the expectation by one sample of
-    z and the KL exactly.
+    z and the KL exactly, unless the posterior has several layers.
 
     Args:
         key: the key of the sample.
@@ -139,18 +174,32 @@ def elbo_terms(key: PRNGKey, vae: VAE, params: Params, x: Float[Array, "*x"]) ->
         arXiv 1312.6114, equation 7 (the estimator with the analytic KL).
     """
     q = vae.encode(params, x)
-    z = reparameterize(key, q)
-    return _terms(vae.likelihood.log_prob(vae.decode(params, z), x), q, z)
+    sample = vae.draw(key, params, q)
+    return _terms(vae.likelihood.log_prob(vae.decode(params, sample.z), x), q, sample)
 
 
-def _terms(log_lik: Nats, q: Normal, z: Float[Array, " latent"]) -> ElboTerms:
+def log_posterior(q: Normal, sample: Sample) -> Nats:
+    """The value of log q(z | x) at a sample.
+
+    Args:
+        q: what `VAE.encode` returned.
+        sample: what `VAE.draw` made of it.
+
+    Returns:
+        Nats, summed over the latent dimensions.
+    """
+    return log_density(q, sample.z) if sample.chain is None else sample.chain.log_posterior
+
+
+def _terms(log_lik: Nats, q: Normal, sample: Sample) -> ElboTerms:
+    chain = sample.chain
     return ElboTerms(
         log_lik=log_lik,
-        kl_per_dim=kl_to_standard_normal(q),
-        log_prior=standard_log_density(z),
-        log_posterior=log_density(q, z),
-        z=z,
-        q=q,
+        kl_per_dim=kl_to_standard_normal(q) if chain is None else chain.kl_per_dim,
+        log_prior=standard_log_density(sample.z),
+        log_posterior=log_posterior(q, sample),
+        z=sample.z,
+        q=q if chain is None else Conditional(*chain.q),
     )
 
 
@@ -177,12 +226,13 @@ def batch_elbo_terms(
         The terms with leading axes `[batch, samples]`.
     """
     qs = jax.vmap(vae.encode, (None, 0))(params, xs)
-    zs = jax.vmap(jax.vmap(reparameterize, (0, None)))(keys, qs)
+    samples = jax.vmap(jax.vmap(vae.draw, (0, None, None)), (0, None, 0))(keys, params, qs)
     if weigh_z is None:
-        return _terms_at(zs, qs, vae, params, xs)
+        return _terms_at(samples, qs, vae, params, xs)
     # Forward this is computed twice on paper and once by XLA, which sees the same numbers.
-    factors = weigh_z(jax.lax.stop_gradient(_terms_at(zs, qs, vae, params, xs)))
-    return _terms_at(_weigh_gradient(zs, factors[..., None]), qs, vae, params, xs)
+    factors = weigh_z(jax.lax.stop_gradient(_terms_at(samples, qs, vae, params, xs)))
+    weighed = samples._replace(z=_weigh_gradient(samples.z, factors[..., None]))
+    return _terms_at(weighed, qs, vae, params, xs)
 
 
 @jax.custom_vjp
@@ -198,18 +248,19 @@ _weigh_gradient.defvjp(
 
 
 def _terms_at(
-    zs: Float[Array, "batch samples latent"],
+    samples: Sample,
     qs: Normal,
     vae: VAE,
     params: Params,
     xs: Float[Array, "batch *x"],
 ) -> ElboTerms:
-    """The terms of samples that are drawn."""
+    """The terms of samples `[batch samples]` that are drawn."""
 
     def log_lik_of(z: Float[Array, " latent"], x: Float[Array, "*x"]) -> Nats:
         return vae.likelihood.log_prob(vae.decode(params, z), x)
 
+    zs = samples.z
     # Over one flat axis: two nested ones cost a transpose in every weight gradient.
     repeated = jnp.repeat(xs, zs.shape[1], axis=0)
     log_lik = jax.vmap(log_lik_of)(zs.reshape(-1, vae.latent_dim), repeated)
-    return jax.vmap(jax.vmap(_terms, (0, None, 0)))(log_lik.reshape(zs.shape[:2]), qs, zs)
+    return jax.vmap(jax.vmap(_terms, (0, None, 0)))(log_lik.reshape(zs.shape[:2]), qs, samples)

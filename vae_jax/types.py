@@ -6,7 +6,7 @@ a leading axis: `x` is one example, `xs` a batch.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import jax
 from jaxtyping import Array, Float, Int, Key, PyTree
@@ -31,6 +31,55 @@ class Normal(NamedTuple):
     log_var: Float[Array, "*axes latent"]
 
 
+class Conditional(Normal):
+    """The normals of one sample's layers, each given the sample of the layer before.
+
+    Together they are the posterior of no other sample, so `mean` refuses: an objective that
+    asks for it looks at q elsewhere.
+    """
+
+    @property
+    def mean(self) -> NoReturn:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """No such number.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "a posterior of two stochastic layers has no mean or density apart from its own "
+            "sample, as dreg and beta_tc need: one stochastic layer is needed"
+        )
+
+
+class Chain(NamedTuple):
+    """What a posterior of several layers says of one of its samples.
+
+    Attributes:
+        log_posterior: log q(z | x), nats.
+        kl_per_dim: of each latent dimension, nats; the sum is, in expectation over samples, the
+            KL of the ELBO.
+        q: the normals that the layers were drawn from, each given the sample of the one before,
+            side by side.
+    """
+
+    log_posterior: Float[Array, "*axes"]
+    kl_per_dim: Float[Array, "*axes latent"]
+    q: Normal
+
+
+class Sample(NamedTuple):
+    """A sample of a posterior.
+
+    Attributes:
+        z: the sample.
+        chain: what is known of it where the posterior has several layers; None where it is one
+            normal, which says everything.
+    """
+
+    z: Float[Array, "*axes latent"]
+    chain: Chain | None = None
+
+
 class ElboTerms(NamedTuple):
     """Everything an objective may need of one example and one sample of its posterior.
 
@@ -40,11 +89,12 @@ class ElboTerms(NamedTuple):
 
     Attributes:
         log_lik: log p(x | z), nats, summed over the dimensions of x.
-        kl_per_dim: the exact KL(q(z_j | x) || p(z_j)), nats, for each latent dimension.
+        kl_per_dim: the exact KL(q(z_j | x) || p(z_j)), nats, for each latent dimension; where
+            the posterior has several layers, that of `Chain`.
         log_prior: log p(z), nats.
         log_posterior: log q(z | x), nats.
         z: the sample of q(z | x).
-        q: the posterior that z was drawn from.
+        q: the posterior that z was drawn from; a `Conditional` where it has several layers.
     """
 
     log_lik: Float[Array, "*axes"]

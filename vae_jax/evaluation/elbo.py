@@ -20,7 +20,8 @@ class ElboEstimate(NamedTuple):
 
     Attributes:
         log_lik: E_q[log p(x | z)], by samples.
-        kl_per_dim: the exact KL of each latent dimension.
+        kl_per_dim: the KL of each latent dimension, exact but for a posterior of several
+            layers, where it is by samples.
     """
 
     log_lik: Float[Array, "*member"]
@@ -105,7 +106,9 @@ def estimate_elbo(
         # accelerator may round to fewer digits.
         counted = indices < len(data)
         log_lik = jnp.where(counted, jnp.mean(terms.log_lik, axis=1), 0.0)
-        kl_per_dim = jnp.where(counted[:, None], terms.kl_per_dim[:, 0], 0.0)
+        # An exact KL is alike for all samples.
+        kl = jnp.mean(terms.kl_per_dim, axis=1) if vae.is_layered else terms.kl_per_dim[:, 0]
+        kl_per_dim = jnp.where(counted[:, None], kl, 0.0)
         batch = ElboEstimate(jnp.sum(log_lik), jnp.sum(kl_per_dim, axis=0))
         return jax.tree.map(jnp.add, total, batch), None
 

@@ -18,6 +18,22 @@ from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
 from vae_jax.types import Nats, Normal, Params, PRNGKey
 
+# Samples of a posterior of several layers behind its moments: their noise raises the variance of
+# a unit's mean by 1 / 256 of the unit's own at most, where 0.01 makes it active.
+_MOMENT_SAMPLES = 256
+
+
+class Moments(NamedTuple):
+    """Mean and variance of each unit under a posterior that is no single normal.
+
+    Attributes:
+        mean: E[h_j | x].
+        variance: Var[h_j | x].
+    """
+
+    mean: Float[Array, "*n latent"]
+    variance: Float[Array, "*n latent"]
+
 
 @partial(jax.jit, static_argnames=("vae", "preprocess", "batch_size"))
 def encode_all(
@@ -28,15 +44,19 @@ def encode_all(
     data: Num[Array, "n *x"],
     *,
     batch_size: int = 1000,
-) -> Normal:
+) -> Normal | Moments:
     """The posterior q(z | x) of every example of a data set.
 
     Example i is preprocessed with the first part of `fold_in(key, i)`, so its posterior does not
     depend on the batch size, and the same key gives every model, and every estimate of this
     package, the same binarisation.
 
+    A posterior of several layers is summed up by the moments of its units, of all layers side
+    by side: of the first exactly, of the next by 256 samples of the layers before it, which the
+    second part of `fold_in(key, i)` draws.
+
     Args:
-        key: the key of the preprocessing.
+        key: the key of the preprocessing, and of those samples.
         vae: the model.
         preprocess: from one stored example to x.
         params: the model's parameters.
@@ -44,7 +64,8 @@ def encode_all(
         batch_size: examples that are encoded at once; the last batch may be short.
 
     Returns:
-        The posteriors, `[n latent]`.
+        The posteriors, `[n latent]`; of several layers their moments, in the coordinates of the
+        units and not of z.
 
     Raises:
         ValueError: if there are no data, or the batch size is under 1.
@@ -64,14 +85,23 @@ def encode_all(
     if len(data) == 0 or batch_size < 1:
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
 
-    def encode(index: Int[Array, ""]) -> Normal:
-        key_x, _ = jax.random.split(jax.random.fold_in(key, index))
-        return vae.encode(params, preprocess(key_x, data[index]))
+    def encode(index: Int[Array, ""]) -> Normal | Moments:
+        key_x, key_z = jax.random.split(jax.random.fold_in(key, index))
+        q = vae.encode(params, preprocess(key_x, data[index]))
+        return _moments(key_z, vae, params, q) if vae.is_layered else q
 
     return jax.lax.map(encode, jnp.arange(len(data)), batch_size=min(batch_size, len(data)))
 
 
-def posterior_mean_variance(posteriors: Normal) -> Float[Array, " latent"]:
+def _moments(key: PRNGKey, vae: VAE, params: Params, q: Normal) -> Moments:
+    """By the law of total variance, of the normals that samples of the layers give each other."""
+    keys = jax.random.split(key, _MOMENT_SAMPLES)
+    chains = jax.lax.map(lambda key: vae.draw(key, params, q).chain, keys)
+    within = jnp.mean(jnp.exp(chains.q.log_var), axis=0)
+    return Moments(jnp.mean(chains.q.mean, axis=0), within + jnp.var(chains.q.mean, axis=0))
+
+
+def posterior_mean_variance(posteriors: Normal | Moments) -> Float[Array, " latent"]:
     """How far the posterior mean of each latent dimension moves over the data.
 
     A_j = Var_x(E[z_j | x])
@@ -98,7 +128,7 @@ def posterior_mean_variance(posteriors: Normal) -> Float[Array, " latent"]:
     return jnp.var(posteriors.mean, axis=0)
 
 
-def active_units(posteriors: Normal, threshold: float = 0.01) -> Int[Array, ""]:
+def active_units(posteriors: Normal | Moments, threshold: float = 0.01) -> Int[Array, ""]:
     """How many latent dimensions the encoder uses.
 
     #{j : Var_x(E[z_j | x]) > threshold}
@@ -186,7 +216,7 @@ class ElboSurgery(NamedTuple):
 
 @partial(jax.jit, static_argnames=("num_samples", "batch_size"))
 def elbo_surgery(
-    key: PRNGKey, posteriors: Normal, *, num_samples: int = 1, batch_size: int = 128
+    key: PRNGKey, posteriors: Normal | Moments, *, num_samples: int = 1, batch_size: int = 128
 ) -> ElboSurgery:
     """Divide the average KL of the ELBO among its causes.
 
@@ -219,7 +249,8 @@ def elbo_surgery(
         The decomposition. The standard errors are NaN where there are under 3 samples in all.
 
     Raises:
-        ValueError: if there are no posteriors, or num_samples or the batch size is under 1.
+        ValueError: if there are no posteriors, num_samples or the batch size is under 1, or the
+            posteriors have several layers, of which moments do not tell the density.
 
     Example:
         >>> far_apart = Normal(jnp.array([[-9.0, 0.0], [9.0, 0.0]]), jnp.zeros((2, 2)))
@@ -239,6 +270,8 @@ def elbo_surgery(
         raise ValueError(
             f"num_samples {num_samples}, batch_size {batch_size}: at least 1 is needed"
         )
+    if isinstance(posteriors, Moments):
+        raise ValueError("posteriors of two stochastic layers: those of one layer are needed")
     chunks = _in_chunks(posteriors, min(batch_size, n))
     prior = Normal(*(jnp.zeros_like(leaf[0]) for leaf in posteriors))
 
@@ -281,7 +314,7 @@ class _Sampled(NamedTuple):
     kl: Float[Array, "*axes"]
 
 
-def _count(posteriors: Normal) -> int:
+def _count(posteriors: Normal | Moments) -> int:
     shape = posteriors.mean.shape
     if len(shape) != 2 or shape[0] == 0:
         raise ValueError(f"posteriors of shape {shape}: [n latent] with n at least 1 is needed")

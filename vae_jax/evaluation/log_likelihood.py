@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from vae_jax.gaussian import log_density, reparameterize, standard_log_density
-from vae_jax.model import VAE
+from vae_jax.gaussian import standard_log_density
+from vae_jax.model import VAE, log_posterior
 from vae_jax.preprocess import Preprocess
 from vae_jax.types import Nats, Params, PRNGKey, Step
 
@@ -166,10 +166,10 @@ def _streamed(
     q = vae.encode(params, x)
 
     def weigh(key: PRNGKey) -> tuple[Nats, Array]:
-        z = reparameterize(key, q)
-        theta = vae.decode(params, z)
-        log_joint = vae.likelihood.log_prob(theta, x) + standard_log_density(z)
-        return log_joint - log_density(q, z), wanted(theta)
+        sample = vae.draw(key, params, q)
+        theta = vae.decode(params, sample.z)
+        log_joint = vae.likelihood.log_prob(theta, x) + standard_log_density(sample.z)
+        return log_joint - log_posterior(q, sample), wanted(theta)
 
     def add(
         total: tuple[_Weights, Array], some: tuple[Key[Array, " k"], Bool[Array, " k"]]

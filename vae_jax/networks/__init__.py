@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 
 from vae_jax.networks.conv import ConvDecoder, ConvEncoder
-from vae_jax.networks.mlp import MLPDecoder, MLPEncoder
+from vae_jax.networks.mlp import KERNEL_INIT, Initializer, MLPDecoder, MLPEncoder
 from vae_jax.networks.table import TableDecoder
 from vae_jax.types import Activation
 
@@ -33,6 +33,8 @@ def mlp(
     latent_dim: int,
     theta_dim: int,
     activation: Activation = nn.relu,
+    kernel_init: Initializer = KERNEL_INIT,
+    bias_init: Initializer = nn.initializers.zeros,
 ) -> tuple[MLPEncoder, MLPDecoder]:
     """A fully connected encoder and its mirror.
 
@@ -42,12 +44,53 @@ def mlp(
         latent_dim: dimensions of z.
         theta_dim: the likelihood's parameters for each dimension of x.
         activation: between layers.
+        kernel_init: draws the weights of every layer.
+        bias_init: draws the biases.
 
     Returns:
         The encoder and the decoder.
     """
-    encoder = MLPEncoder(tuple(hidden), latent_dim, activation)
-    return encoder, MLPDecoder(tuple(hidden)[::-1], (*x_shape, theta_dim), activation)
+    rest = (activation, kernel_init, bias_init)
+    encoder = MLPEncoder(tuple(hidden), latent_dim, *rest)
+    return encoder, MLPDecoder(tuple(hidden)[::-1], (*x_shape, theta_dim), *rest)
+
+
+def two_layer_mlp(
+    hidden: Sequence[Sequence[int]],
+    *,
+    x_shape: Sequence[int],
+    latent_dims: Sequence[int],
+    theta_dim: int,
+    activation: Activation = nn.tanh,
+) -> tuple[MLPEncoder, MLPEncoder, MLPEncoder, MLPDecoder]:
+    """Fully connected encoders and decoders of two stochastic layers.
+
+    Args:
+        hidden: widths of the hidden layers of q(h1 | x) and of q(h2 | h1); those of p(x | h1)
+            and p(h1 | h2) are the reverse.
+        x_shape: shape of one example.
+        latent_dims: units of h1 and of h2.
+        theta_dim: the likelihood's parameters for each dimension of x.
+        activation: between layers.
+
+    Returns:
+        The networks of q(h1 | x), q(h2 | h1), p(h1 | h2) and p(x | h1).
+
+    Reference:
+        Burda et al. (arXiv 1509.00519), section 5, with hidden = ((200, 200), (100, 100)) and
+        latent_dims = (100, 50).
+    """
+    (lower, upper), (first_dim, second_dim) = hidden, latent_dims
+    encoder, decoder = mlp(
+        lower,
+        x_shape=x_shape,
+        latent_dim=first_dim,
+        theta_dim=theta_dim,
+        activation=activation,
+    )
+    upper_encoder = MLPEncoder(tuple(upper), second_dim, activation)
+    upper_decoder = MLPEncoder(tuple(upper)[::-1], first_dim, activation)
+    return encoder, upper_encoder, upper_decoder, decoder
 
 
 def conv(
@@ -57,8 +100,9 @@ def conv(
     latent_dim: int,
     theta_dim: int,
     activation: Activation = nn.relu,
+    channels: Sequence[int] = CONV_CHANNELS,
 ) -> tuple[ConvEncoder, ConvDecoder]:
-    """Two halving convolutions, then dense layers, and the mirror.
+    """Halving convolutions, then dense layers, and the mirror.
 
     Args:
         hidden: widths of the dense layers behind the convolutions.
@@ -66,22 +110,24 @@ def conv(
         latent_dim: dimensions of z.
         theta_dim: the likelihood's parameters for each dimension of x.
         activation: between layers.
+        channels: output channels of each halving convolution.
 
     Returns:
         The encoder and the decoder.
 
     Raises:
-        ValueError: if the image is not [height, width, channels] with sides divisible by 4.
+        ValueError: if the image is not [height, width, channels] with sides that
+            can be halved once for each convolution.
     """
-    shrink = 2 ** len(CONV_CHANNELS)
+    shrink = 2 ** len(channels)
     if len(x_shape) != 3 or any(side % shrink for side in x_shape[:2]):
         raise ValueError(
             f"x_shape {tuple(x_shape)}: the convolutional network needs "
             f"[height, width, channels] with sides divisible by {shrink}"
         )
-    encoder = ConvEncoder(CONV_CHANNELS, tuple(hidden), latent_dim, activation)
+    encoder = ConvEncoder(tuple(channels), tuple(hidden), latent_dim, activation)
     decoder = ConvDecoder(
-        CONV_CHANNELS[::-1], tuple(hidden)[::-1], (*x_shape, theta_dim), activation
+        tuple(channels)[::-1], tuple(hidden)[::-1], (*x_shape, theta_dim), activation
     )
     return encoder, decoder
 
@@ -99,4 +145,5 @@ __all__ = [
     "TableDecoder",
     "conv",
     "mlp",
+    "two_layer_mlp",
 ]
