@@ -26,7 +26,7 @@ class PartsOptions:
     """How an experiment of several runs is run."""
 
     budget: Budget = "cpu"
-    """smoke: a minute, to see that it runs; cpu: for two cores; full: as published."""
+    """smoke: a minute or three, to see that it runs; cpu: for two cores; full: as published."""
     seed: tuple[int, ...] = (0,)
     """Seeds of the weights, the shuffling and the noise."""
     output_dir: Path = Path("results")

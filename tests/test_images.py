@@ -33,7 +33,7 @@ from tensorflow_datasets.core.download.checksums import UrlInfo
 from tensorflow_datasets.core.utils import Size
 
 from vae_jax.data import DATASETS, DataError, default_cache_dir, load_images, read_idx
-from vae_jax.data.download import PROBE_SECONDS, _probe, fetch_official
+from vae_jax.data.download import PROBE_SECONDS, fetch_official, probe
 from vae_jax.data.idx import FILES, SHA256, Arrays
 from vae_jax.data.images import CLASS_NAMES, _enlarge
 
@@ -477,7 +477,7 @@ def test_a_certificate_unknown_here_is_left_to_the_download(
         raise urllib.error.URLError(ssl.SSLCertVerificationError("unable to get local issuer"))
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
-    _probe("https://data.invalid/file.gz")
+    probe("https://data.invalid/file.gz")
 
 
 def test_without_tensorflow_datasets(monkeypatch: pytest.MonkeyPatch) -> None:

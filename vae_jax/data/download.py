@@ -88,7 +88,7 @@ def fetch_official(name: str, cache_dir: Path, manual_dir: Path | None = None) -
     try:
         _write_cache(name, folder, fetched)
     except OSError as error:
-        warning = f"{name} could not be kept in {folder} ({_one_line(error)})"
+        warning = f"{name} could not be kept in {folder} ({one_line(error)})"
         warning = warning if damage is None else f"{damage}; {warning}"
     return fetched._replace(warning=warning)
 
@@ -99,7 +99,7 @@ def default_cache_dir() -> Path:
     return Path(base) / "vae_jax" / "datasets"
 
 
-def _one_line(error: BaseException | str) -> str:
+def one_line(error: BaseException | str) -> str:
     """What an error says, on one line, with its type where the words alone may not do."""
     text = getattr(error, "strerror", None) or str(error)
     speaks_for_itself = isinstance(error, OSError | ValueError | str)
@@ -120,7 +120,7 @@ def _download(name: str, manual_dir: Path | None) -> Fetched:
         local = [] if manual_dir is None else os.listdir(manual_dir)
         missing = [url for file, url in url_of.items() if file not in local]
         if missing:
-            _probe(missing[0])
+            probe(missing[0])
         tfds.disable_progress_bar()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             manager = tfds.download.DownloadManager(
@@ -137,13 +137,13 @@ def _download(name: str, manual_dir: Path | None) -> Fetched:
     except UnavailableError:
         raise
     except Exception as error:
-        reason = f"TensorFlow Datasets could not fetch it ({_one_line(error)})"
+        reason = f"TensorFlow Datasets could not fetch it ({one_line(error)})"
         raise UnavailableError(reason) from error
     source = f"TensorFlow Datasets {tfds.__version__}, {name} {builder.VERSION}"
     return Fetched(arrays, source, warning=None)
 
 
-def _probe(url: str) -> None:
+def probe(url: str) -> None:
     """Raise unless the host of `url` answers within `PROBE_SECONDS`.
 
     TensorFlow Datasets retries for minutes before it gives up. The question goes through
@@ -169,7 +169,7 @@ def _probe(url: str) -> None:
             # A host whose certificate this Python does not know has answered all the same;
             # the download brings certificates of its own.
             known = isinstance(cause, ssl.SSLCertVerificationError)
-            answers.append(None if known else f"no network: {host}: {_one_line(cause)}")
+            answers.append(None if known else f"no network: {host}: {one_line(cause)}")
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
@@ -203,7 +203,7 @@ def _read_cache(name: str, folder: Path) -> Fetched | None:
                 raise ValueError(f"{array.dtype} of shape {array.shape}")
             arrays[part] = array
     except (OSError, ValueError, LookupError, TypeError, RecursionError, MemoryError) as error:
-        raise DataError(f"damaged cache {path} ({_one_line(error)})") from error
+        raise DataError(f"damaged cache {path} ({one_line(error)})") from error
     return Fetched(Arrays(**arrays), source, warning=None)
 
 

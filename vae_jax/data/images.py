@@ -95,7 +95,7 @@ def load_images(
         return _load_digits()
     wanted = "mnist" if name == "auto" else name
 
-    looked_in = _find_data_dir(data_dir)
+    looked_in = find_data_dir(data_dir)
     # lexists: a link that points nowhere is a damaged data set, not an absent one.
     if looked_in is not None and os.path.lexists(looked_in / wanted):
         folder = looked_in / wanted
@@ -122,7 +122,12 @@ def load_images(
     return _official(wanted, *fetched)
 
 
-def _find_data_dir(data_dir: Path | None) -> Path | None:
+def find_data_dir(data_dir: Path | None) -> Path | None:
+    """The folder that holds the user's data: the one given, or VAE_JAX_DATA; None without one.
+
+    Raises:
+        DataError: if it is no folder, or may not be read.
+    """
     given = os.environ.get("VAE_JAX_DATA") if data_dir is None else data_dir
     if not given:
         return None

@@ -6,6 +6,7 @@ give the same file on every desk. Latent dimensions are counted from 1, as z1, z
 """
 
 from vae_jax.figures.charts import kl_per_dimension, latent_scatter, loss_curves
+from vae_jax.figures.disentanglement import ObjectiveScores, disentanglement_scores
 from vae_jax.figures.evaluation import Evaluated, evaluation_page
 from vae_jax.figures.iwae import BySamples, samples_in_bound
 from vae_jax.figures.pictures import (
@@ -37,8 +38,10 @@ __all__ = [
     "BySamples",
     "Evaluated",
     "LatentPanel",
+    "ObjectiveScores",
     "RateDistortion",
     "correlation_matrices",
+    "disentanglement_scores",
     "evaluation_page",
     "inverse_cdf_grid",
     "kl_against",

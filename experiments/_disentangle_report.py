@@ -1,0 +1,176 @@
+"""The table and the figure of `experiments.disentangle`, from the files of its parts."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments._disentangle_part import PartConfig
+from experiments._grid import short
+from experiments._progress import console, table
+from experiments._report import Result, by_setting, over_seeds, plus_minus
+from experiments._run import RunFolder
+from vae_jax.evaluation import ACTIVE_KL
+from vae_jax.sprites import FACTORS
+
+GUESSED = sum(1 / count for count in FACTORS.values()) / len(FACTORS)
+
+
+class Score(NamedTuple):
+    """How a score is shown.
+
+    Attributes:
+        column: its name in the table.
+        panel: its name in the figure.
+        chance: what a code that tells nothing reaches.
+    """
+
+    column: str
+    panel: str
+    chance: float
+
+
+SCORES = {
+    "mig": Score("MIG", "MIG", 0.0),
+    "dci_disentanglement": Score("DCI D", "DCI disentanglement", 0.0),
+    "dci_completeness": Score("DCI C", "DCI completeness", 0.0),
+    "dci_informativeness": Score("DCI I", "DCI informativeness", GUESSED),
+    "sap": Score("SAP", "SAP", 0.0),
+    "factor_vae": Score("FactorVAE", "FactorVAE", 1 / len(FACTORS)),
+    "beta_vae": Score("beta-VAE", "beta-VAE", 1 / len(FACTORS)),
+}
+NATS = {
+    "neg_elbo": "-ELBO",
+    "reconstruction": "reconstruction",
+    "kl": "KL",
+    "active_dims": "active",
+}
+CHANCE = "chance"
+SYMBOLS = {"beta": "β", "capacity": "C"}
+
+
+def write_report(
+    folder: RunFolder, parts: Sequence[PartConfig], results: Sequence[list[Result]], *, title: str
+) -> None:
+    """Write and print the table, and draw the figure.
+
+    Args:
+        folder: of the whole run.
+        parts: the configuration of each part.
+        results: the members of each.
+        title: what was trained.
+    """
+    title = f"{title} · seed {' '.join(map(str, parts[0].seed))}"
+    said = (
+        f"{title}; scores and nats per image (-ELBO at beta 1) on {parts[0].held_out:,} held-out "
+        "images, mean ± standard error over seeds; DCI: disentanglement, completeness, "
+        f"informativeness; dimensions with a KL of at most {ACTIVE_KL} nats count as constant; "
+        f"{CHANCE}: a code that tells nothing"
+    )
+    records = [one for pair in zip(parts, results, strict=True) for one in _records(*pair)]
+    rows = [_cells(one) for one in records]
+    chance = [f"{score.chance:.3f}" for score in SCORES.values()]
+    rows.append([CHANCE, *chance, *("–" for _ in NATS)])
+    columns = ["", *(score.column for score in SCORES.values()), *NATS.values()]
+    stopped = [
+        (part, one) for part, own in zip(parts, results, strict=True) for one in own if one.problem
+    ]
+    remarks = [f"{part.objective}, {one.name}: {one.problem}" for part, one in stopped]
+
+    lines = [columns, ["---"] * len(columns), *rows]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    tail = "".join(f"- {remark}\n" for remark in remarks)
+    folder.write_text("table.md", f"{said}\n\n{body}\n" + (f"\n{tail}" if tail else ""))
+    folder.write_json(
+        "summary.json",
+        {
+            "title": title,
+            "about": said,
+            "settings": records,
+            CHANCE: {name: score.chance for name, score in SCORES.items()},
+            "diverged": [f"{part.objective}/{one.name}" for part, one in stopped],
+        },
+    )
+    _draw(folder, title, parts, results)
+    # Two tables: one of them would be wider than a terminal.
+    cut = 1 + len(SCORES)
+    scores = [row[:cut] for row in rows]
+    nats = [[row[0], *row[cut:]] for row in rows[:-1]]
+    console().print(table(f"{title}: scores", columns[:cut], scores))
+    console().print(table("held-out images, nats per image", ["", *columns[cut:]], nats))
+    for remark in remarks:
+        print(remark)
+    print(f"table.md, summary.json, figures: in {folder.path}")
+
+
+def _records(part: PartConfig, own: Sequence[Result]) -> list[dict[str, Any]]:
+    """Each setting's numbers over its seeds; NaN where all of them diverged."""
+    good = by_setting(own)
+    records = []
+    for setting in dict.fromkeys(tuple(one.setting.items()) for one in own):
+        found = good.get(setting, [])
+        numbers = {
+            name: over_seeds(found, name) if found else (math.nan, math.nan)
+            for name in (*SCORES, *NATS)
+        }
+        records.append(
+            {
+                "objective": part.objective,
+                "strength": dict(setting)[part.field],
+                "seeds": len(found),
+                **{
+                    name: dict(zip(("mean", "standard_error"), number, strict=True))
+                    for name, number in numbers.items()
+                },
+            }
+        )
+    return records
+
+
+def _cells(record: dict[str, Any]) -> list[str]:
+    """A row of the table, `beta_tc 4` and the numbers."""
+    scores = [plus_minus(*record[name].values(), digits=3) for name in SCORES]
+    nats = [plus_minus(*record[name].values()) for name in NATS]
+    return [f"{record['objective']} {short(record['strength'])}", *scores, *nats]
+
+
+def _draw(
+    folder: RunFolder, title: str, parts: Sequence[PartConfig], results: Sequence[list[Result]]
+) -> None:
+    # Here, not above: Matplotlib is not needed before training ends.
+    from vae_jax import figures
+
+    panels = {name: score.panel for name, score in SCORES.items()} | {"neg_elbo": "-ELBO, nats"}
+    objectives, arrays = {}, {}
+    for part, own in zip(parts, results, strict=True):
+        place = {(one.columns[part.field], one.columns["seed"]): one for one in own}
+        values = {
+            name: np.array(
+                [
+                    [_number(place[strength, seed], name) for seed in part.seed]
+                    for strength in part.strength
+                ]
+            )
+            for name in panels
+        }
+        objectives[part.objective] = figures.ObjectiveScores(
+            [f"{SYMBOLS[part.field]} {short(strength)}" for strength in part.strength],
+            {panels[name]: array for name, array in values.items()},
+        )
+        arrays |= {f"{part.objective}/{name}": array for name, array in values.items()}
+        arrays[f"{part.objective}/{part.field}"] = np.array(part.strength)
+    spread = " · mean ± standard error" if len(parts[0].seed) > 1 else ""
+    chance = {score.panel: score.chance for score in SCORES.values()}
+    figures.save(
+        figures.disentanglement_scores(objectives, title=title + spread, chance=chance),
+        folder.figures / "scores.png",
+        **arrays,
+    )
+
+
+def _number(one: Result, name: str) -> float:
+    """A score or a number of nats; NaN of a model that diverged."""
+    if one.problem is not None:
+        return math.nan
+    return float(one.also[name] if name in one.also else one.numbers[name])
