@@ -66,6 +66,8 @@ class Config(RunOptions):
         "gaussian",
         "gaussian_learned_scale",
         "discretized_logistic",
+        "discretized_logistic_mixture",
+        "beta_binomial",
     ] = "bernoulli"
     """What the decoder's outputs mean."""
     scale: float | None = None

@@ -72,6 +72,32 @@ ROWS = {
         "discrete",
         [200.0, -200.0],
     ),
+    "discretized_logistic_mixture": Row(
+        likelihoods.discretized_logistic_mixture(num_components=2),
+        [
+            [0.0, 0.0, 0.5, 0.5, -2.0, -2.0],
+            [1.0, -1.0, -0.1, 1.1, -4.0, -3.0],
+            [-2.0, 3.0, 0.31, 0.7, -7.0, -5.0],
+            [0.3, 0.0, 0.4, 1.2, 1.0, -3.0],
+        ],
+        (np.arange(256) / 255).tolist(),
+        "discrete",
+        [200.0, -200.0],
+    ),
+    "beta_binomial": Row(
+        likelihoods.beta_binomial(),
+        [[0.0, 0.0], [-3.0, 1.0], [2.0, -1.0], [5.0, 4.0], [9.0, 8.5], [-11.0, -11.0]],
+        (np.arange(256) / 255).tolist(),
+        "discrete",
+        [200.0, -200.0],
+    ),
+    "squeezed": Row(
+        likelihoods.squeezed(likelihoods.gaussian_learned_scale(0.05)),
+        [[0.0, 0.0], [2.0, -3.0], [-4.0, 2.0]],
+        [-1.0, 0.2, 1.0],
+        "real",
+        [200.0, -200.0],
+    ),
     "student_t": Row(
         likelihoods.student_t(4.0, 0.05),
         [[0.0, 0.0], [0.7, -3.0], [-2.0, 2.0]],
@@ -100,7 +126,8 @@ ROWS = {
 
 def test_the_table_is_complete():
     builders = (*LIKELIHOODS.values(), *COLUMN_LIKELIHOODS.values())
-    assert ROWS.keys() == {build.__name__ for build in builders}
+    # What is built from another likelihood is no choice of its own.
+    assert ROWS.keys() - {"squeezed"} == {build.__name__ for build in builders}
 
 
 @pytest.fixture(params=ROWS)
@@ -247,6 +274,71 @@ def test_counts_spread_as_the_negative_binomial_says():
         assert abs(squares.mean() - (mean + mean**2 / size)) < 4 * error
 
 
+def test_the_likelihoods_of_levels_are_equal_to_a_second_library():
+    with jax.enable_x64(True):
+        row = ROWS["beta_binomial"]
+        for theta in row.thetas:
+            theirs = stats.betabinom.logpmf(np.arange(256), 255, *np.exp(theta))
+            ours = log_probs(row, theta, row.xs)
+            # What SciPy takes the differences of is as large as 1e5.
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+        row = ROWS["discretized_logistic_mixture"]
+        edges = np.array([-np.inf, *(np.arange(255) + 0.5) / 255, np.inf])[:, None]
+        for theta in row.thetas:
+            logits, locations, log_scales = np.split(np.array(theta), 3)
+            below = stats.logistic.cdf(edges, locations, np.exp(log_scales))
+            theirs = np.diff(below, axis=0) @ (np.exp(logits) / np.exp(logits).sum())
+            ours = jnp.exp(log_probs(row, theta, row.xs))
+            # The differences of numbers near 1 are right to their rounding only.
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-15)
+
+
+@pytest.fixture(params=["discretized_logistic", "discretized_logistic_mixture", "beta_binomial"])
+def row_of_levels(request) -> Row:
+    return ROWS[request.param]
+
+
+def test_the_moments_of_levels_are_sums_over_them(row_of_levels):
+    row, levels = row_of_levels, np.array(row_of_levels.xs)
+    for theta, draws in zip(row.thetas, row.samples, strict=True):
+        with jax.enable_x64(True):
+            p = np.exp(log_probs(row, theta, row.xs))
+            np.testing.assert_allclose(row.likelihood.mean(row.theta(theta))[0], p @ levels)
+        squares = (draws[:, 0] - p @ levels) ** 2
+        # Four standard errors; the last term is for a sample that is almost surely constant.
+        tolerance = 4 * squares.std() / np.sqrt(len(draws)) + 4 / len(draws)
+        assert abs(squares.mean() - p @ (levels - p @ levels) ** 2) < tolerance, theta
+
+
+def test_the_beta_binomial_keeps_its_digits_in_float32():
+    row = ROWS["beta_binomial"]
+    # The corners of what alpha and beta are clipped to, and one of each inside.
+    for theta in itertools.product((-12.0, 0.0, 10.0), repeat=2):
+        theirs = stats.betabinom.logpmf(np.arange(256), 255, *np.exp(theta))
+        ours = np.asarray(log_probs(row, list(theta), row.xs))
+        # The terms are as large as a thousand nats, where float32 is in steps of 6e-5.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=2e-4)
+
+
+def test_a_component_without_weight_changes_nothing():
+    value_and_grad = jax.vmap(
+        jax.value_and_grad(likelihoods.discretized_logistic_mixture(2).log_prob), (None, 0)
+    )
+    one = jax.vmap(jax.value_and_grad(likelihoods.discretized_logistic().log_prob), (None, 0))
+    xs = jnp.arange(256.0)[:, None] / 255
+    alone, slope = one(jnp.array([[0.4, -6.0]]), xs)
+    for location, log_scale in itertools.product((-200.0, 0.4, 200.0), (-200.0, 200.0)):
+        theta = jnp.array([[0.0, -200.0, 0.4, location, -6.0, log_scale]])
+        both, slopes = value_and_grad(theta, xs)
+        # Of a component that is so narrow, other levels are far less probable than e^-200.
+        own = alone > -100
+        assert own.sum() > 60
+        np.testing.assert_allclose(both[own], alone[own], rtol=1e-5)
+        np.testing.assert_allclose(slopes[own][:, :, [2, 4]], slope[own], rtol=1e-4, atol=1e-4)
+        assert jnp.all(jnp.isfinite(both))
+        assert jnp.all(jnp.isfinite(slopes))
+
+
 def test_many_degrees_of_freedom_are_the_gaussian():
     # In float64: gammaln of half a million has an error of a half in float32.
     with jax.enable_x64(True):
@@ -369,6 +461,9 @@ def test_the_saturated_bernoulli_keeps_its_gradient():
         (likelihoods.gaussian, float("nan")),
         (likelihoods.gaussian_learned_scale, -1.0),
         (likelihoods.discretized_logistic, 1),
+        (likelihoods.beta_binomial, 1),
+        (likelihoods.discretized_logistic_mixture, 0),
+        (lambda value: likelihoods.discretized_logistic_mixture(levels=value), 1),
         (likelihoods.student_t, 1.0),
         (likelihoods.student_t, float("inf")),
         (likelihoods.student_t, float("nan")),

@@ -15,10 +15,12 @@ DOCTESTS = [
     "evaluation.elbo",
     "gaussian",
     "likelihoods.columns",
+    "likelihoods.levels",
     "likelihoods.pixels",
     "model",
     "tabular",
     "train",
+    "two_layer",
 ]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 

@@ -16,12 +16,17 @@ from vae_jax.likelihoods.columns import (
     negative_binomial,
     student_t,
 )
+from vae_jax.likelihoods.levels import (
+    beta_binomial,
+    discretized_logistic,
+    discretized_logistic_mixture,
+)
 from vae_jax.likelihoods.pixels import (
     bernoulli,
     continuous_bernoulli,
-    discretized_logistic,
     gaussian,
     gaussian_learned_scale,
+    squeezed,
 )
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
@@ -30,6 +35,8 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "gaussian": gaussian,
     "gaussian_learned_scale": gaussian_learned_scale,
     "discretized_logistic": discretized_logistic,
+    "discretized_logistic_mixture": discretized_logistic_mixture,
+    "beta_binomial": beta_binomial,
 }
 # By the kind of a table's column.
 COLUMN_LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
@@ -46,13 +53,16 @@ __all__ = [
     "Likelihood",
     "Theta",
     "bernoulli",
+    "beta_binomial",
     "categorical",
     "continuous_bernoulli",
     "discretized_logistic",
+    "discretized_logistic_mixture",
     "gaussian",
     "gaussian_learned_scale",
     "joint",
     "missing_at_nan",
     "negative_binomial",
+    "squeezed",
     "student_t",
 ]

@@ -166,60 +166,42 @@ def gaussian_learned_scale(min_scale: float = 0.01) -> Likelihood:
     return Likelihood(log_prob, mean, sample, theta_dim=2)
 
 
-def discretized_logistic(levels: int = 256) -> Likelihood:
-    """Logistic distribution integrated over the bins of a `levels`-valued pixel.
+def squeezed(likelihood: Likelihood) -> Likelihood:
+    """The same likelihood with its location squeezed into (0, 1) by a sigmoid.
 
-    P(x = k / (levels - 1)) = sigmoid(b) - sigmoid(a),  b, a = (x +- half a bin - mean) / s,
-    where the first bin reaches down to -infinity and the last up to +infinity, so that the
-    probabilities of all levels sum to one. The difference is taken in logs by the identity
-    sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which does not cancel.
+    p(x | theta) = p'(x | sigmoid(theta_0), theta_1, ...)
+
+    The mean of a Gaussian is then a grey level, while its density still reaches beyond [0, 1].
 
     Args:
-        levels: number of values a pixel can take.
+        likelihood: whose first parameter is a location on the scale of x.
 
     Returns:
-        The likelihood; x on the grid {0, ..., levels - 1} / (levels - 1), theta_dim 2
-        (the mean on the scale of x, and log s).
+        The likelihood.
 
-    Raises:
-        ValueError: if levels is under 2.
+    Example:
+        >>> pixel = squeezed(gaussian_learned_scale())
+        >>> pixel.mean(jnp.array([[0.0, 1.0], [9.0, 1.0]])).round(2).tolist()
+        [0.5, 1.0]
 
     Reference:
-        Salimans et al., PixelCNN++ (arXiv 1701.05517), equation 2, with one component.
+        arXiv 1312.6114, section 5: the decoder's means for continuous data.
     """
-    if levels < 2:
-        raise ValueError(f"levels {levels}: at least 2 are needed")
-    bin_width = 1 / (levels - 1)
 
-    def location_and_scale(theta: Theta) -> tuple[Float[Array, "*x"], Float[Array, "*x"]]:
-        # Clipped before `exp`; a scale of e^-9 is a thirtieth of a bin, one of e^7 is flat.
-        location, log_scale = parameters_of(theta)
-        return location, jnp.exp(jnp.clip(log_scale, -9.0, 7.0))
+    def squeeze(theta: Theta) -> Theta:
+        location, *others = parameters_of(theta)
+        return jnp.stack([jax.nn.sigmoid(location), *others], axis=-1)
 
     def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        location, scale = location_and_scale(theta)
-        upper = jax.nn.log_sigmoid((x - location + bin_width / 2) / scale)
-        lower = jax.nn.log_sigmoid(-(x - location - bin_width / 2) / scale)
-        inside = jnp.log(-jnp.expm1(-bin_width / scale))
-        first = x < bin_width / 2
-        last = x > 1 - bin_width / 2
-        middle = upper + lower + inside
-        return jnp.where(first, upper, jnp.where(last, lower, middle))
+        return likelihood.log_prob_per_dim(squeeze(theta), x)
 
     def mean(theta: Theta) -> Float[Array, "*x"]:
-        # E[k] = sum over k >= 1 of P(pixel >= k).
-        location, scale = location_and_scale(theta)
-        edges = (jnp.arange(1, levels, dtype=theta.dtype) - 0.5) * bin_width
-        edges = edges.reshape(*(1,) * location.ndim, -1)
-        above = jax.nn.sigmoid((location[..., None] - edges) / scale[..., None])
-        return jnp.sum(above, axis=-1) * bin_width
+        return likelihood.mean(squeeze(theta))
 
     def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
-        location, scale = location_and_scale(theta)
-        draw = location + scale * jax.random.logistic(key, location.shape, location.dtype)
-        return jnp.clip(jnp.round(draw / bin_width), 0, levels - 1) * bin_width
+        return likelihood.sample(key, squeeze(theta))
 
-    return Likelihood(log_prob, mean, sample, theta_dim=2)
+    return Likelihood(log_prob, mean, sample, likelihood.theta_dim)
 
 
 def _cross_entropy(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
