@@ -31,7 +31,7 @@ from vae_jax.sweep import (
 from vae_jax.types import Params
 
 EXPERIMENTS = ("mnist", "tabular")
-OF_PARTS = ("iwae", "disentangle")  # experiments whose runs are made of several
+OF_PARTS = ("aevb", "iwae", "disentangle")  # experiments whose runs are made of several
 
 
 class Loaded(NamedTuple):

@@ -32,6 +32,10 @@ LONGEST = (
     "test_sharding",
     "test_checkpoint",
     "test_evaluate",
+    "test_disentangle_experiment",
+    "test_aevb",
+    "test_iwae",
+    "test_two_layer",
 )
 
 

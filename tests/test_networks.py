@@ -84,3 +84,20 @@ def test_images_that_cannot_be_halved_twice_are_refused(shape):
 def test_activations_are_what_linen_calls_so(name):
     x = jnp.linspace(-2, 2, 5)
     assert jnp.array_equal(ACTIVATIONS[name](x), getattr(nn, name)(x))
+
+
+def test_the_first_weights_of_an_mlp_may_be_chosen(key):
+    """Of both networks and all layers; left alone, they are uniform of variance 1 / (3 fan_in)."""
+    shapes = {"x_shape": (40,), "latent_dim": 30, "theta_dim": 1}
+    encoder, decoder = NETWORKS["mlp"](
+        (50,), **shapes, kernel_init=nn.initializers.constant(2.0), bias_init=nn.initializers.ones
+    )
+    usual, _ = NETWORKS["mlp"]((50,), **shapes)
+    for params in (encoder.init(key, jnp.zeros(40)), decoder.init(key, jnp.zeros(30))):
+        for layer in params["params"].values():
+            assert jnp.all(layer["kernel"] == 2.0)
+            assert jnp.all(layer["bias"] == 1.0)
+    kernel = usual.init(key, jnp.zeros(40))["params"]["Dense_0"]["kernel"]
+    # A uniform variable's square has a relative standard error of sqrt(4 / 5 / n).
+    assert abs(kernel.var() * 3 * 40 - 1) < 4 * np.sqrt(0.8 / kernel.size)
+    assert jnp.max(jnp.abs(kernel)) <= 1 / np.sqrt(40)

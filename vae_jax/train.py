@@ -11,10 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, Num, PyTree
 from vae_jax.model import VAE, batch_elbo_terms
 from vae_jax.objectives import Objective
 from vae_jax.preprocess import Preprocess, intensities
-from vae_jax.types import Hyper, Params, PRNGKey, Scalar, Step
+from vae_jax.types import ElboTerms, Hyper, Nats, Params, PRNGKey, Scalar, Step
 
 OptimizerOf = Callable[[Scalar], optax.GradientTransformation]
 Metrics = dict[str, Num[Array, "..."]]
+# (key, params, xs, hyper, step) -> what is minimised, and the metrics of a minibatch.
+Loss = Callable[[PRNGKey, Params, Float[Array, "batch *x"], Hyper, Step], tuple[Nats, Metrics]]
 
 OPTIMIZERS: dict[str, OptimizerOf] = {
     "adam": optax.adam,
@@ -126,6 +128,57 @@ def make_trainer(
         >>> int(state.step), bool(state.alive)
         (3, True)
     """
+
+    def loss(
+        key: PRNGKey, params: Params, xs: Float[Array, "batch *x"], hyper: Hyper, step: Step
+    ) -> tuple[Nats, Metrics]:
+        keys = jax.random.split(key, (len(xs), objective.num_samples))
+        terms = batch_elbo_terms(keys, vae, params, xs, objective.weigh_z)
+        bound, aux = objective.bound(terms, hyper, step)
+        return -bound, {"loss": -bound} | elbo_metrics(terms) | aux
+
+    return trainer_of(vae, loss, batch_size=batch_size, optimizer=optimizer, preprocess=preprocess)
+
+
+def elbo_metrics(terms: ElboTerms) -> Metrics:
+    """What is reported of a minibatch whatever is optimised: nats per example.
+
+    Args:
+        terms: of a minibatch, with axes `[batch, samples]`.
+
+    Returns:
+        `elbo`, unweighted, and its parts `log_lik` and `kl`; with them `max_log_var`, the
+        largest log-variance of a posterior.
+    """
+    log_lik = jnp.mean(terms.log_lik)
+    kl = jnp.mean(jnp.sum(terms.kl_per_dim, axis=-1))
+    max_log_var = jnp.max(terms.q.log_var)
+    return {"elbo": log_lik - kl, "log_lik": log_lik, "kl": kl, "max_log_var": max_log_var}
+
+
+def trainer_of(
+    vae: VAE,
+    loss: Loss,
+    *,
+    batch_size: int,
+    optimizer: OptimizerOf = optax.adam,
+    preprocess: Preprocess = intensities,
+) -> Trainer:
+    """Build the training functions of one model and any loss; `make_trainer` has that of a bound.
+
+    Args:
+        vae: the model.
+        loss: of a minibatch; its metrics hold `loss` and those of `elbo_metrics`.
+        batch_size: examples in a minibatch.
+        optimizer: from a learning rate to an optax optimiser.
+        preprocess: from one stored example to x.
+
+    Returns:
+        The compiled functions, with the metrics of `make_trainer`.
+
+    Raises:
+        ValueError: as `make_trainer` does.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
 
@@ -143,19 +196,13 @@ def make_trainer(
         state: TrainState, hyper: Hyper, batch: Num[Array, "batch *x"]
     ) -> tuple[TrainState, Metrics]:
         key_step = jax.random.fold_in(keys_of(state.root_key).steps, state.step)
-        key_preprocess, key_latent = jax.random.split(key_step)
+        key_preprocess, key_loss = jax.random.split(key_step)
         xs = jax.vmap(preprocess)(jax.random.split(key_preprocess, len(batch)), batch)
-        keys_latent = jax.random.split(key_latent, (len(batch), objective.num_samples))
 
-        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
-            terms = batch_elbo_terms(keys_latent, vae, params, xs, objective.weigh_z)
-            bound, aux = objective.bound(terms, hyper, state.step)
-            log_lik = jnp.mean(terms.log_lik)
-            kl = jnp.mean(jnp.sum(terms.kl_per_dim, axis=-1))
-            metrics = {"loss": -bound, "elbo": log_lik - kl, "log_lik": log_lik, "kl": kl}
-            return -bound, metrics | aux | {"max_log_var": jnp.max(terms.q.log_var)}
+        def of_params(params: Params) -> tuple[Nats, Metrics]:
+            return loss(key_loss, params, xs, hyper, state.step)
 
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+        grads, metrics = jax.grad(of_params, has_aux=True)(state.params)
         metrics["gradient_squares"] = _squares_of_bias_gradients(grads)
         updates, opt_state = optimizer(hyper.learning_rate).update(
             grads, state.opt_state, state.params

@@ -5,6 +5,7 @@ figure is drawn, and saved, under Matplotlib's defaults plus one style, so that 
 give the same file on every desk. Latent dimensions are counted from 1, as z1, z2, ...
 """
 
+from vae_jax.figures.aevb import BoundCurve, bounds_against_points
 from vae_jax.figures.charts import kl_per_dimension, latent_scatter, loss_curves
 from vae_jax.figures.disentanglement import ObjectiveScores, disentanglement_scores
 from vae_jax.figures.evaluation import Evaluated, evaluation_page
@@ -35,11 +36,13 @@ __all__ = [
     "DPI",
     "GREY",
     "VERMILION",
+    "BoundCurve",
     "BySamples",
     "Evaluated",
     "LatentPanel",
     "ObjectiveScores",
     "RateDistortion",
+    "bounds_against_points",
     "correlation_matrices",
     "disentanglement_scores",
     "evaluation_page",

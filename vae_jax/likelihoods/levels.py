@@ -84,7 +84,8 @@ def discretized_logistic_mixture(num_components: int = 5, levels: int = 256) -> 
     Example:
         >>> pixel = discretized_logistic_mixture(num_components=2)
         >>> theta = jnp.array([[0.0, 0.0, -0.2, 1.2, -4.0, -4.0]])  # black or white
-        >>> [round(float(jnp.exp(pixel.log_prob(theta, jnp.array([x])))), 3) for x in (0, 0.4, 1)]
+        >>> levels = jnp.array([[0.0], [0.4], [1.0]])
+        >>> [round(float(jnp.exp(pixel.log_prob(theta, x))), 3) for x in levels]
         [0.5, 0.0, 0.5]
 
     Reference:

@@ -1,0 +1,307 @@
+"""The figures of Auto-Encoding Variational Bayes, and the program that trains them."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from test_experiments import Done, read_json, surroundings  # noqa: F401
+
+from experiments import aevb
+from experiments._aevb import (
+    BATCH_SIZE,
+    STEP_SIZES,
+    PartConfig,
+    adagrad_with_prior,
+    load_pixels,
+    prepare_part,
+)
+from experiments._aevb_panels import Finished, Panel
+from experiments._aevb_report import claims
+from experiments._report import Result
+from experiments._run import main
+from vae_jax import figures
+from vae_jax.figures import BoundCurve
+from vae_jax.likelihoods import bernoulli
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the user's with faces that are noise."""
+    path = tmp_path_factory.mktemp("data")
+    (path / "frey_faces").mkdir()
+    faces = np.random.default_rng(0).integers(0, 256, (1965, 28, 20), np.uint8)
+    np.save(path / "frey_faces" / "frey_faces.npy", faces)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def loaded_anew() -> Iterator[None]:
+    load_pixels.cache_clear()
+    yield
+    load_pixels.cache_clear()
+
+
+def call(folder: Path, *flags: str) -> Done:
+    """The command line in this process; the figures of a pilot's sweep are tested elsewhere."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["aevb.py", *flags])
+        patch.setattr("experiments._sweep.draw", lambda *_, **__: None)
+        try:
+            main(aevb.Config, aevb.run, aevb.PROG)
+        except SystemExit as stop:
+            code = stop.code
+    return Done(code, out.getvalue(), err.getvalue(), folder / "results" / "aevb" / "smoke")
+
+
+@pytest.fixture(scope="module")
+def smoke(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    load_pixels.cache_clear()
+    flags = ("--budget", "smoke", "--panels", "mnist-z2", "frey-z2", "--data-dir", str(folder))
+    return call(tmp_path_factory.mktemp("smoke"), *flags)
+
+
+def test_a_small_run_leaves_a_report(smoke):
+    assert smoke.code == 0, smoke.err
+    assert smoke.err.count("\n") == 1
+    assert smoke.err.startswith("warning: mnist is not available")
+    assert {path.name for path in smoke.run.iterdir()} == {
+        "config.json",
+        "figures",
+        "provenance.json",
+        "summary.json",
+        "table.md",
+        *(f"mnist-z2-aevb{end}" for end in ("", "-pilot")),
+        *(f"frey-z2-{method}{end}" for method in aevb.METHODS for end in ("", "-pilot")),
+    }
+    summary = read_json(smoke.run / "summary.json")
+    runs = {(panel["panel"], panel["method"]): panel for panel in summary["panels"]}
+    assert list(runs) == [
+        ("mnist-z2", "aevb"),
+        ("frey-z2", "aevb"),
+        ("frey-z2", "wake_sleep"),
+    ]
+    for panel in runs.values():
+        assert panel["points"] == 3000
+        assert np.isfinite([panel["train"]["mean"], panel["test"]["mean"]]).all()
+    # The digits of scikit-learn are called what they are; nothing is compared with the paper.
+    assert runs["mnist-z2", "aevb"]["dataset"] == "digits"
+    table = (smoke.run / "table.md").read_text("utf-8")
+    assert "| digits, 2-D | AEVB |" in table
+    assert "1000 to 1400" in table
+    assert table.count("| Frey Face, 2-D |") == 2
+
+
+def test_the_pilot_chooses_the_step_size(smoke):
+    for name in ("mnist-z2-aevb", "frey-z2-aevb", "frey-z2-wake_sleep"):
+        pilot = read_json(smoke.run / f"{name}-pilot" / "config.json")
+        chosen = read_json(smoke.run / name / "config.json")["learning_rate"]
+        assert tuple(pilot["learning_rate"]) == STEP_SIZES
+        rows = np.genfromtxt(
+            smoke.run / f"{name}-pilot" / "metrics.csv", delimiter=",", names=True, dtype=None
+        )
+        best = rows[np.argmin(rows["train_neg_elbo"])]
+        assert chosen == [best["learning_rate"]]
+
+
+def test_the_figures_are_not_blank(smoke):
+    names = {path.name for path in (smoke.run / "figures").iterdir()}
+    wanted = ("figure2", "figure4_frey", "figure4_mnist", "figure5")
+    assert names == {name + end for name in wanted for end in (".png", ".npz")}
+    for name in wanted:
+        with Image.open(smoke.run / "figures" / f"{name}.png") as image:
+            pixels = np.asarray(image.convert("L"))
+        height, width = pixels.shape
+        middle = pixels[height // 4 : -height // 4, width // 4 : -width // 4]
+        assert np.ptp(middle) > 0, f"{name}.png is blank"
+    with np.load(smoke.run / "figures" / "figure2.npz") as arrays:
+        assert arrays["frey_z2_aevb_test"].shape == (1, 3)
+        np.testing.assert_array_equal(arrays["frey_z2_wake_sleep_points"], [1000, 2000, 3000])
+    with np.load(smoke.run / "figures" / "figure4_frey.npz") as arrays:
+        assert arrays["images"].shape == (20, 20, 28, 20, 1)
+
+
+def test_a_resumed_run_trains_nothing_anew(smoke, folder):
+    before = (smoke.run / "table.md").read_text("utf-8")
+    flags = ("--budget", "smoke", "--panels", "mnist-z2", "frey-z2", "--data-dir", str(folder))
+    again = call(smoke.run.parents[2], *flags, "--resume")
+    assert again.code == 0, again.err
+    assert again.out.count("done before") == 6
+    assert (smoke.run / "table.md").read_text("utf-8") == before
+    other = call(smoke.run.parents[2], *flags[:2], "--data-dir", str(folder), "--resume")
+    assert other.code == 2
+    assert other.err.splitlines()[-1].startswith("error: --panels")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--panels", "mnist-z4"), "mnist-z4"),
+        (("--panels",), "--panels (nothing)"),
+        (("--panels", "mnist-z3", "mnist-z3"), "--panels mnist-z3: given twice"),
+        (("--budget", "huge"), "huge"),
+        (("--seed", "-1"), "--seed -1"),
+        (("--checkpoint-every", "0"), "--checkpoint-every 0"),
+        (("--overwrite", "--resume"), "--overwrite --resume"),
+        (("--name", "a/b"), "--name"),
+        (("--panels", "frey-z2"), "no frey_faces/frey_faces.npy"),
+        (("--data-dir", "nowhere"), "nowhere: no such folder"),
+    ],
+)
+def test_bad_input_ends_in_one_line(flags, said, tmp_path):
+    data = () if "--data-dir" in flags else ("--data-dir", str(tmp_path))
+    done = call(tmp_path, *flags, *data)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert said in done.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_faces_that_are_damaged_are_an_error_even_if_not_asked_for(tmp_path):
+    path = tmp_path / "frey_faces" / "frey_faces.npy"
+    path.parent.mkdir()
+    path.write_bytes(b"no array")
+    done = call(tmp_path, "--budget", "smoke", "--data-dir", str(tmp_path))
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert str(path) in done.err
+
+
+def test_without_faces_their_panels_are_left_out(tmp_path):
+    panels, said = aevb.panels_of(aevb.Config(data_dir=tmp_path))
+    assert [panel.name for panel in panels] == [
+        name for name in aevb.PANELS if name.startswith("mnist")
+    ]
+    assert any(line.startswith("the panels of Frey Face are left out") for line in said)
+
+
+def test_budgets_are_points(folder):
+    faces = load_pixels("frey_faces", folder, ())
+    assert faces.points_per_epoch == 1700
+    # Whole rows of 24 epochs, no fewer points than asked for and less than a row more.
+    row = 24 * 1700
+    for points in (1, row, row + 1, 4e6):
+        epochs = faces.epochs(points)
+        assert epochs % 24 == 0
+        assert points <= epochs * 1700 < points + row
+    mnist = faces._replace(train=np.zeros((60_000, 1, 1, 1), np.uint8), passes=1)
+    assert mnist.epochs(aevb.POINTS["full"]["mnist"]) == 1667
+
+
+def test_both_methods_begin_with_the_same_weights(folder):
+    """From N(0, 0.01^2), biases too."""
+    first = []
+    for method in aevb.METHODS:
+        config = PartConfig(dataset="frey_faces", method=method, data_dir=folder)
+        _, task = prepare_part(config)
+        first.append(task.trainer.init(jax.random.key(0), task.members[0].hyper).params)
+    jax.tree.map(np.testing.assert_array_equal, *first)
+    for leaf in jax.tree.leaves(first[0]):
+        # Four standard errors of a standard deviation of n numbers, 1 / sqrt(2 n).
+        assert abs(leaf.std() / 0.01 - 1) < 4 / np.sqrt(2 * leaf.size)
+
+
+def test_the_prior_pulls_the_decoder_and_nothing_else():
+    """Without a gradient of the bound the first step of Adagrad is that of theta / N."""
+    rate, count = 0.1, 50
+    params = {
+        "encoder": {"kernel": jnp.array([3.0, -2.0])},
+        "decoder": {"kernel": jnp.array([4.0, -0.5, 0.0])},
+    }
+    optimizer = adagrad_with_prior(count)(rate)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates: Any
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    pull = params["decoder"]["kernel"] / count
+    # Sums of squares from zero: the step is the rate times the sign, but for optax's epsilon.
+    np.testing.assert_allclose(
+        updates["decoder"]["kernel"], -rate * pull / jnp.sqrt(pull**2 + 1e-7), rtol=1e-5
+    )
+    assert jnp.all(updates["encoder"]["kernel"] == 0)
+
+
+def result(step_size: float, train: float, test: float = 0.0, problem: str | None = None) -> Result:
+    row = {"epoch": 2, "train_neg_elbo": -train, "test_neg_elbo": -test, "examples_per_second": 9.0}
+    columns = {"learning_rate": step_size, "seed": 0}
+    return Result(f"learning_rate{step_size}-seed0", columns, [row], {}, problem, {})
+
+
+def test_the_best_step_size_is_of_a_model_that_did_not_diverge():
+    pilots = [result(0.01, -120.0), result(0.02, -110.0), result(0.1, -90.0, problem="diverged")]
+    assert aevb.best_step_size(pilots) == 0.02
+    assert aevb.best_step_size([result(0.1, -1.0, problem="diverged")]) == min(STEP_SIZES)
+
+
+def finished(name: str, ahead: float, bound: float) -> list[Finished]:
+    """A panel whose AEVB ends at a bound, so much above wake-sleep."""
+    dataset, latent_dim = name.split("-z")
+    train = np.zeros((BATCH_SIZE, 2, 2, 1), np.uint8)
+    pixels = aevb.Pixels(dataset, train, train, {}, None, 1, bernoulli, 1)
+    panel = Panel(name, dataset, int(latent_dim), pixels)
+    return [
+        Finished(panel, "aevb", 0.1, f"{name}-aevb", [result(0.1, 0.0, bound)]),
+        Finished(panel, "wake_sleep", 0.1, f"{name}-ws", [result(0.1, 0.0, bound - ahead)]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ahead", "last", "holds"),
+    [(1.0, -102.9, [True, True, True]), (-1.0, -98.9, [False, True, False])],
+)
+def test_claims_are_held_against_the_numbers(ahead, last, holds):
+    found = claims(
+        [
+            *finished("mnist-z3", 5.0, -135.0),
+            *finished("mnist-z20", ahead, -101.0),
+            *finished("mnist-z200", 5.0, last),
+        ]
+    )
+    assert [claim.holds for claim in found] == holds
+    assert f"in {2 + holds[0]} of 3" in found[0].text
+    assert f"mnist-z20 {ahead:+.1f}" in found[0].numbers
+    assert found[2].numbers == f"-101.00 and {last:.2f}, {last + 101:+.2f}"
+
+
+def test_a_latent_size_that_does_worse_than_a_smaller_one_is_seen():
+    found = claims([*finished("frey-z2", 1.0, 900.0), *finished("frey-z5", 1.0, 850.0)])
+    assert [claim.holds for claim in found] == [True, False]
+    assert "frey-z2 900.0, frey-z5 850.0" in found[1].numbers
+
+
+def curve(*values: float) -> BoundCurve:
+    points = 10.0 ** np.arange(len(values))
+    return BoundCurve(points, np.array([values]), np.array([values]))
+
+
+def test_the_vertical_axis_fits_what_comes_late():
+    panels = [
+        {"a": {"AEVB": curve(-1e6, -120.0, -100.0)}, "b": {"AEVB": curve(-1e6, -115.0, -105.0)}},
+        {"c": {"AEVB": curve(0.0, 800.0, 1000.0), "wake-sleep": curve(0.0, np.nan, np.nan)}},
+    ]
+    figure = figures.bounds_against_points(panels, title="two rows")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c"]
+    low, high = figure.axes[0].get_ylim()
+    assert -125 < low < -115 < -105 < -100 < high < -95
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() != figure.axes[2].get_ylim()
+
+
+def test_figures_without_panels_or_values_are_refused():
+    with pytest.raises(ValueError, match="no panel"):
+        figures.bounds_against_points([], title="nothing")
+    short = curve(1.0, 2.0)._replace(test=np.zeros((1, 3)))
+    with pytest.raises(ValueError, match="2 points"):
+        figures.bounds_against_points([{"a": {"AEVB": short}}], title="too many")
