@@ -132,7 +132,8 @@ def adagrad_with_prior(num_examples: int) -> OptimizerOf:
 
     With N examples the bound per example gains log p(theta) / N, whose gradient is -theta / N: the
     maximum a posteriori estimate of the weights of p(x | z). The sums of squared gradients
-    begin at zero, so that the steps do not depend on the scale of the bound.
+    begin at zero, so that the first step is the step size itself, but for weights whose gradient
+    is under optax's epsilon, 3e-4 nats.
 
     Args:
         num_examples: N.
@@ -191,6 +192,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
     rates = " ".join(map(short, config.learning_rate))
     title = (
         f"{pixels.name} · z {config.latent_dim} · {METHOD_NAMES[config.method]} · step size {rates}"
+        f" · {config.epochs * pixels.points_per_epoch:,} points"
     )
     axis = Axis("learning_rate", config.learning_rate, "learning_rate")
     return config, Task(

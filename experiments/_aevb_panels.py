@@ -37,6 +37,11 @@ class Panel(NamedTuple):
         """Whether it is one of the nine."""
         return self.name != "mnist-z2"
 
+    @property
+    def has_goal(self) -> bool:
+        """Whether its bound is to be held beside the paper's: the same images, all of them."""
+        return self.in_figure_2 and self.pixels.name != "digits" and len(self.pixels.train) > 1500
+
 
 class Finished(NamedTuple):
     """One method in one panel, trained.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments._aevb import METHOD_NAMES
-from experiments._aevb_panels import Finished, trained
+from experiments._aevb_panels import DATASET_NAMES, Finished, trained
 from experiments._report import plus_minus
 from experiments._run import RunFolder
 
@@ -19,7 +19,7 @@ GOALS = {
     "mnist-z200": "-101",
 }
 GOAL_FREY = "1000 to 1400"
-PAPER_SPEED = "417 to 833 (one core in 2013: 20 to 40 minutes per million)"
+PAPER_SPEED = "417 to 833 (a Xeon in 2013: 20 to 40 minutes per million)"
 CLOSE = 2.0  # nats within which 20 and 200 dimensions are to end
 CLOSE_PAIR = ("mnist-z20", "mnist-z200")
 
@@ -60,14 +60,15 @@ def claims(finished: Sequence[Finished]) -> list[Claim]:
                 ", ".join(f"{name} {value:+.1f}" for name, value in ahead.items()),
             )
         )
-    for dataset in ("mnist", "frey"):
+    titles = {one.panel.dataset: DATASET_NAMES[one.panel.pixels.name] for one in finished}
+    for dataset, title in titles.items():
         # That 200 dimensions end where 20 do is a claim of its own.
         ordered = [n for n in names if n.startswith(dataset) and n != CLOSE_PAIR[1]]
         if len(ordered) > 1:
             values = [test[name, "aevb"] for name in ordered]
             found.append(
                 Claim(
-                    f"the bound of AEVB rises with the latent size, {dataset}",
+                    f"the bound of AEVB rises with the latent size, {title}",
                     all(b > a for a, b in itertools.pairwise(values)),
                     ", ".join(
                         f"{name} {value:.1f}" for name, value in zip(ordered, values, strict=True)
@@ -136,7 +137,7 @@ def _markdown(
     rows = []
     for one in finished:
         goal = "–"
-        if one.method == "aevb" and one.panel.in_figure_2 and one.panel.pixels.name != "digits":
+        if one.method == "aevb" and one.panel.has_goal:
             goal = GOALS.get(one.panel.name, GOAL_FREY)
         rows.append(
             [
@@ -166,8 +167,9 @@ def _markdown(
         "",
         "The evidence lower bound in nats per image, mean ± standard error over seeds. Train is "
         "the average over the last row's epochs while the weights move, test is after them. MNIST: "
-        "grey levels as Bernoulli targets, comparable with no binarised MNIST. Frey Face: x = "
-        "pixel / 255, log-densities on that scale; on the scale of grey levels the numbers are "
+        "grey levels as Bernoulli targets, comparable with no binarised MNIST; wake-sleep dreams "
+        "in bits. Frey Face: x = pixel / 255, log-densities on that scale; on the scale of grey "
+        "levels the numbers are "
         f"{560 * math.log(255):.0f} lower. Points a second are those of the training of all seeds "
         f"together, with evaluation; the paper's: {PAPER_SPEED}.",
     ]

@@ -43,6 +43,7 @@ def write_table(
     """
     first = parts[0]
     about = RunFolder(folder.path / first.name).read_json("summary.json")
+    # Beside the paper's numbers stand only those of the paper's data.
     mnist = about["dataset"] == "mnist" and not first.images
     good = [[one for one in own if one.problem is None] for own in results]
     rows, records = [], []
@@ -80,7 +81,7 @@ def write_table(
         f"{about['dataset']}, dynamically binarised · budget {budget}: {first.epochs} of 3280 "
         f"epochs · seed {seeds} · log p(x) with {first.num_samples} samples"
     )
-    remarks = _ordering(records)
+    remarks = _ordering(records, mnist=mnist)
     if any(part.layers > 1 for part in parts):
         remarks.append("active units: of both stochastic layers together")
     remarks += [f"{one.name}: {one.problem}" for own in results for one in own if one.problem]
@@ -89,11 +90,11 @@ def write_table(
     said = "".join(f"- {remark}\n" for remark in remarks)
     folder.write_text("table.md", f"{title}; test split, nats per image\n\n{body}\n\n{said}")
     folder.write_json("summary.json", {"title": title, "rows": records, "remarks": remarks})
-    _draw(folder, title, parts, good, mnist=mnist)
+    drawn = _draw(folder, title, parts, good, mnist=mnist)
     folder.write_provenance({"parts": [part.name for part in parts]})
     console().print(table(title, COLUMNS, rows))
     print("\n".join(remarks))
-    print(f"table.md, summary.json, figure.png: in {folder.path}")
+    print(f"{', '.join(['table.md', 'summary.json', *drawn])}: in {folder.path}")
     if any(one.problem for own in results for one in own):
         raise SystemExit(1)
 
@@ -102,8 +103,8 @@ def _published(part: Any) -> float:
     return PUBLISHED.get((part.method, part.layers, part.k), math.nan)
 
 
-def _ordering(records: list[dict[str, Any]]) -> list[str]:
-    """Whether more samples help as the paper says, in words with the numbers."""
+def _ordering(records: list[dict[str, Any]], *, mnist: bool) -> list[str]:
+    """What the importance-weighted bound gains over the ELBO of as many samples."""
     found = {(one["method"], one["layers"], one["k"]): one for one in records}
     lines = []
     for (method, layers, k), iwae in found.items():
@@ -111,8 +112,9 @@ def _ordering(records: list[dict[str, Any]]) -> list[str]:
         if method != "iwae" or vae is None:
             continue
         gain = vae["neg_log_likelihood"] - iwae["neg_log_likelihood"]
-        verdict = "as published, the IWAE is better" if gain > 0 else "not as published"
-        lines.append(f"layers {layers}, k = {k}: {verdict} (by {gain:+.2f} nats)")
+        error = math.hypot(vae["standard_error"], iwae["standard_error"])
+        said = f"layers {layers}, k = {k}: the IWAE is {plus_minus(gain, error)} nats better"
+        lines.append(said + (("" if gain > 0 else " (not") + " as published" if mnist else ""))
     return lines
 
 
@@ -123,9 +125,12 @@ def _draw(
     good: Sequence[list[Result]],
     *,
     mnist: bool,
-) -> None:
+) -> list[str]:
+    """Draw one figure for each number of stochastic layers, and name the files."""
+    # Here, not above: Matplotlib is not needed before training ends.
     from vae_jax import figures
 
+    drawn = []
     several = len({part.layers for part in parts}) > 1
     for layers in sorted({part.layers for part in parts}):
         methods = {}
@@ -139,23 +144,30 @@ def _draw(
             if not any(part.method == method for part, _ in own):
                 continue
             own.sort(key=lambda pair: pair[0].k)
-            fewest = min(len(results) for _, results in own)
-            nats = [[r.also["neg_log_likelihood"] for r in rs[:fewest]] for _, rs in own]
+            nats = np.full((len(own), len(parts[0].seed)), np.nan)
+            for row, (_, results) in zip(nats, own, strict=True):
+                row[: len(results)] = [one.also["neg_log_likelihood"] for one in results]
             published = [_published(part) if mnist else math.nan for part, _ in own]
             spectra = [_spectrum(RunFolder(folder.path / p.name)) for p, _ in own]
             methods[method.upper()] = figures.BySamples(
                 k=np.array([part.k for part, _ in own]),
-                nats=np.array(nats),
+                nats=nats,
                 published=np.array(published),
                 spectra=np.array(spectra),
             )
+        if not methods:  # all of them diverged
+            continue
         name = f"figure-{layers}.png" if several else "figure.png"
+        layered = f"{title} · {layers} stochastic layer{'s' if layers > 1 else ''}"
         arrays = {
             f"{method}/{field}": array
             for method, found in methods.items()
             for field, array in found._asdict().items()
         }
-        figures.save(figures.samples_in_bound(methods, title=title), folder.path / name, **arrays)
+        figure = figures.samples_in_bound(methods, title=layered)
+        figures.save(figure, folder.path / name, **arrays)
+        drawn.append(name)
+    return drawn
 
 
 def _spectrum(folder: RunFolder) -> np.ndarray:

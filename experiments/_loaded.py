@@ -15,6 +15,7 @@ import numpy as np
 from experiments._grid import Member
 from experiments._options import slice_of
 from experiments._run import RunFolder, UsageError, check
+from experiments._shards import slices_in
 from experiments._sweep import Task
 from experiments._train import chunks_of
 from vae_jax import sharding
@@ -30,7 +31,7 @@ from vae_jax.sweep import (
 )
 from vae_jax.types import Params
 
-EXPERIMENTS = ("mnist", "tabular")
+EXPERIMENTS = ("mnist", "tabular", "compress")
 OF_PARTS = ("aevb", "iwae", "disentangle")  # experiments whose runs are made of several
 
 
@@ -129,8 +130,12 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
     """
     if not path.is_dir():
         raise UsageError(f"{path}: there is no such run")
-    shards = {slice_of(one.name.replace("-of-", "/")): one for one in path.glob("shards/*-of-*")}
+    is_cut = (path / "shards").is_dir()
+    shards = {number: one for one, number in slices_in(path).items()} if is_cut else {}
     folders = [RunFolder(shards[number]) for number in sorted(shards)] or [RunFolder(path)]
+    parts = sorted(one.parent.name for one in path.glob("*/checkpoints"))
+    if parts and not is_cut:
+        raise UsageError(f"{path}: made of several runs; one of {' '.join(parts)} is needed")
     for folder in folders:
         if not (folder.path / "config.json").is_file():
             raise UsageError(f"{folder.path}: not a run (no config.json)")

@@ -38,7 +38,7 @@ class PartsOptions:
     resume: bool = False
     """Go on with a run of the same name: parts that are done stay as they are."""
     checkpoint_every: int = 5
-    """Epochs between checkpoints; the last epoch of a part always has one."""
+    """Rows of metrics.csv between checkpoints; the last one of a part always has one."""
     data_dir: Path | None = None
     """Folder with the data, VAE_JAX_DATA without it."""
 
@@ -70,12 +70,13 @@ def check_parts(options: PartsOptions, experiment: str) -> None:
     _whole(options, experiment)
 
 
-def part_settings(options: PartsOptions, part: str) -> dict[str, Any]:
+def part_settings(options: PartsOptions, part: str, passes: int = 1) -> dict[str, Any]:
     """What every part is told of how to run: fields of `RunOptions`.
 
     Args:
         options: of the whole.
         part: the name of the part, and of its folder.
+        passes: epochs between two rows of its `metrics.csv`.
 
     Returns:
         The fields by name.
@@ -83,7 +84,7 @@ def part_settings(options: PartsOptions, part: str) -> dict[str, Any]:
     return {
         "name": part,
         "resume": options.resume,
-        "checkpoint_every": options.checkpoint_every,
+        "checkpoint_every": options.checkpoint_every * passes,
     }
 
 

@@ -6,6 +6,7 @@ Members of a sweep do not talk to each other, so a cluster needs no more than a 
 import dataclasses
 import itertools
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,7 +54,10 @@ def merge(config: RunOptions) -> None:
 
 def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
     """Write the report of a sweep from its slices, but for those that failed; see `merge`."""
-    found = _slices_in(path)
+    try:
+        found = slices_in(path)
+    except UsageError as error:
+        raise UsageError(f"--merge {error}") from None
     slices = next(iter(found.values()))[1]
     done = {
         number: RunFolder(folder)
@@ -71,6 +75,7 @@ def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
 
     folder = RunFolder(path)
     folder.write_json("config.json", config)
+    shutil.rmtree(path / "evaluation", ignore_errors=True)  # of the slices as they were
     folder.write_rows("metrics.csv", [row for result in results for row in result.rows])
     about = {**said, "missing_slices": missing}
     words = {key: about.pop(key) for key in ("title", "table")}
@@ -83,8 +88,12 @@ def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
         raise SystemExit(1)
 
 
-def _slices_in(path: Path) -> dict[Path, tuple[int, int]]:
-    """The folders of slices, each with its number and the number of slices."""
+def slices_in(path: Path) -> dict[Path, tuple[int, int]]:
+    """The folders of slices, each with its number and the number of slices.
+
+    Raises:
+        UsageError: if there are none, or they are of sweeps cut into different numbers.
+    """
     found = {}
     for folder in sorted((path / "shards").glob("*-of-*")):
         match = re.fullmatch(r"(\d+)-of-(\d+)", folder.name)
@@ -92,14 +101,14 @@ def _slices_in(path: Path) -> dict[Path, tuple[int, int]]:
             found[folder] = (int(match[1]), int(match[2]))
     if not found:
         if not path.is_dir():
-            raise UsageError(f"--merge {path}: there is no such folder")
-        raise UsageError(f"--merge {path}: there are no slices in it (no shards/ of --shard)")
+            raise UsageError(f"{path}: there is no such folder")
+        raise UsageError(f"{path}: there are no slices in it (no shards/ of --shard)")
     if (path / "checkpoints").exists():
-        raise UsageError(f"--merge {path}: a run that was not cut into slices is in it")
+        raise UsageError(f"{path}: a run that was not cut into slices is in it")
     counts = sorted({slices for _, slices in found.values()})
     if len(counts) > 1:
         several = " and ".join(map(str, counts))
-        raise UsageError(f"--merge {path}: its slices are of sweeps cut into {several}")
+        raise UsageError(f"{path}: its slices are of sweeps cut into {several}")
     return found
 
 

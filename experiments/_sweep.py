@@ -1,6 +1,7 @@
 """From an experiment's models to a finished run: every experiment goes through here."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,6 +148,8 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         )
     config = dataclasses.replace(config, chunk=plan.sizes[0])
     folder.create(config, overwrite=config.overwrite)
+    if config.shard is not None:  # what was found of the whole is of its slices as they were
+        shutil.rmtree(folder.path.parents[1] / "evaluation", ignore_errors=True)
     sharding.any_of(False)  # the folder is there for all
     print(f"{task.source['source']}\n{folder.path}", flush=True)
     if len(members) > 1:

@@ -70,7 +70,7 @@ POINTS: dict[Budget, dict[str, float]] = {
     "cpu": {"mnist": 1e6, "frey": 1e6},
     "full": {"mnist": 1e8, "frey": 1e8},
 }
-# Of which those of a pilot are the first.
+# Points that each step size of a pilot is tried for, before and apart from those.
 PILOT_POINTS: dict[Budget, float] = {"smoke": 1e3, "cpu": 1.2e5, "full": 6e5}
 SMOKE_IMAGES = (1000, 200)  # training and test images of --budget smoke
 
@@ -159,10 +159,8 @@ def part_of(
     rates = STEP_SIZES if step_size is None else (step_size,)
     seeds = config.seed[:1] if pilot else config.seed
     points = PILOT_POINTS[budget] if pilot else POINTS[budget][panel.dataset]
-    settings = part_settings(config, name)
-    settings["checkpoint_every"] *= pixels.passes  # it counts what has a row
     return PartConfig(
-        **settings,
+        **part_settings(config, name, pixels.passes),
         dataset=pixels.name,
         latent_dim=panel.latent_dim,
         method=method,

@@ -1,6 +1,7 @@
 """Strictness for every test: silent broadcasting between ranks is an error."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 # Two devices' worth of threads is all that CI has; a fixed number fixes the bits too.
@@ -37,6 +38,16 @@ LONGEST = (
     "test_iwae",
     "test_two_layer",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the workers, and the processes that they start, compile every program once."""
+    if not hasattr(config, "workerinput") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = tempfile.TemporaryDirectory(prefix="vae_jax_xla_")
+        config.add_cleanup(cache.cleanup)
+        # Workers read it when they import JAX, and are started after this.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

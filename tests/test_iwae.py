@@ -1,6 +1,7 @@
 """`python -m experiments.iwae`: the table of the paper, on a budget of seconds."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ from test_experiments import surroundings  # noqa: F401
 from test_tabular_experiments import call
 
 from experiments import evaluate, iwae
-from experiments._iwae_report import PUBLISHED
 from vae_jax.figures import BySamples, samples_in_bound
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -35,12 +35,14 @@ def test_every_row_is_trained_once_and_stands_in_the_table(whole):
         part = json.loads((run / row["part"] / "summary.json").read_text())
         (member,) = part["members"]
         assert member["also"]["neg_log_likelihood"] == row["neg_log_likelihood"]
-        # More samples than one can only raise the bound, but for the noise of 100 images.
-        assert row["neg_log_likelihood"] < member["neg_elbo"] + 1
+        # Fifty samples are no worse than one, but for the noise of both over the images.
+        noise = 5 * member["also"]["log_likelihood_error"]
+        assert row["neg_log_likelihood"] < member["neg_elbo"] + noise
         assert row["published"] is None  # digits are not what the paper was about
         assert len(json.loads((run / row["part"] / "spectra.json").read_text())["seed0"]) == 50
     gain = rows[1]["neg_log_likelihood"] - rows[2]["neg_log_likelihood"]
-    assert f"k = 2: {'as' if gain > 0 else 'not as'} published" in done.out
+    assert f"k = 2: the IWAE is {gain:.2f} nats better" in done.out
+    assert "as published" not in done.out
     picture = np.asarray(Image.open(run / "figure.png").convert("L"))
     assert picture.std() > 10
 
@@ -80,6 +82,24 @@ def test_a_part_can_be_evaluated(whole):
     assert (folder / part / "evaluation/evaluation.png").is_file()
 
 
+def test_a_whole_of_parts_is_not_evaluated(whole):
+    done = call(evaluate, whole[0], "results/iwae/smoke")
+    assert done.code == 2
+    assert "made of several runs; one of iwae-k2 vae-k1 vae-k2 is needed" in done.err
+
+
+def test_a_part_of_other_data_is_not_resumed(whole, tmp_path):
+    """Between two starts MNIST may have come within reach."""
+    shutil.copytree(whole[0] / "results", tmp_path / "results")
+    path = tmp_path / "results/iwae/smoke/vae-k2/config.json"
+    config = json.loads(path.read_text())
+    assert config["dataset"] == "digits"
+    path.write_text(json.dumps({**config, "dataset": "mnist"}))
+    done = call(iwae, tmp_path, "--budget", "smoke", "--k", "1", "2", "--resume")
+    assert done.code == 2
+    assert "--dataset digits: the run to resume was started with mnist" in done.err
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -97,7 +117,8 @@ def test_what_cannot_be_done_ends_in_one_line(whole, flags, line):
     done = call(iwae, whole[0], *flags)
     assert done.code == 2
     assert line in done.err
-    assert done.err.count("error") == 1 == len(done.err.strip().splitlines()[-1:])
+    assert done.err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.err
 
 
 def test_the_learning_rate_falls_in_the_stages_of_the_paper():
@@ -112,10 +133,6 @@ def test_the_learning_rate_falls_in_the_stages_of_the_paper():
     _, rates = jax.lax.scan(step, optimizer.init(jnp.zeros(())), length=3280)
     expected = np.repeat(1e-3 * 10 ** (-np.arange(8) / 7), 3 ** np.arange(8))
     np.testing.assert_allclose(rates, expected, rtol=1e-3)  # the rounding of the bias correction
-
-
-def test_the_paper_is_quoted_for_both_methods():
-    assert PUBLISHED["iwae", 1, 50] < PUBLISHED["iwae", 1, 5] < PUBLISHED["vae", 1, 1]
 
 
 def test_a_figure_of_no_method_is_refused():

@@ -13,6 +13,7 @@ DOCTESTS = [
     "estimator.vae",
     "evaluation.anomaly",
     "evaluation.elbo",
+    "evaluation.latents",
     "gaussian",
     "likelihoods.columns",
     "likelihoods.levels",
@@ -21,6 +22,7 @@ DOCTESTS = [
     "tabular",
     "train",
     "two_layer",
+    "wake_sleep",
 ]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 

@@ -22,6 +22,7 @@ from vae_jax.tabular import make_table_vae
 from vae_jax.train import OPTIMIZERS, Trainer, TrainState, make_trainer
 from vae_jax.two_layer import make_two_layer_vae
 from vae_jax.types import ElboTerms, Hyper, Normal
+from vae_jax.wake_sleep import make_wake_sleep
 
 __version__ = "0.1.0"
 
@@ -54,5 +55,6 @@ __all__ = [
     "make_trainer",
     "make_two_layer_vae",
     "make_vae",
+    "make_wake_sleep",
     "posterior_predictive",
 ]

@@ -59,6 +59,7 @@ class VAE(NamedTuple):
         likelihood: what theta means.
         latent_dim: dimensions of z.
         draw: `(key, params, q) -> z` and, of a posterior of several layers, its density there.
+        is_layered: whether the posterior has several layers, so that the KL is estimated.
     """
 
     init: Callable[[PRNGKey], Params]
@@ -67,11 +68,7 @@ class VAE(NamedTuple):
     likelihood: Likelihood
     latent_dim: int
     draw: Callable[[PRNGKey, Params, Normal], Sample] = draw_normal
-
-    @property
-    def is_layered(self) -> bool:
-        """Whether the posterior has several layers, and the KL is estimated."""
-        return self.draw is not draw_normal
+    is_layered: bool = False
 
 
 def make_vae(

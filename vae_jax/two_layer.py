@@ -131,7 +131,7 @@ def make_two_layer_vae(
         e = (h1 - prior.mean) * jnp.exp(-prior.log_var / 2)
         return Sample(jnp.concatenate([e, h2]), chain)
 
-    return VAE(init, encode, decode, likelihood, first_dim + second_dim, draw)
+    return VAE(init, encode, decode, likelihood, first_dim + second_dim, draw, is_layered=True)
 
 
 def _output_shape(network: Module, shape: tuple[int, ...]) -> tuple[int, ...]:

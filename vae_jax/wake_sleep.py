@@ -28,7 +28,8 @@ def make_wake_sleep(
 
     One minibatch and as many dreams make one step. The sleep phase minimises
     KL(p(z | x) || q(z | x)) over dreams, the other way round from the KL in the ELBO, so that the
-    two phases have no bound in common.
+    two phases have no bound in common. Dreams are samples: those of a Bernoulli decoder are bits,
+    also where the data are grey levels, which the encoder then never learns from.
 
     Args:
         vae: the model, with its parameters under "encoder" and "decoder" as `make_vae` has them.
@@ -67,11 +68,11 @@ def make_wake_sleep(
     ) -> tuple[Nats, Metrics]:
         key_wake, key_sleep = jax.random.split(key)
         fixed = jax.lax.stop_gradient(params)
-        keys = jax.random.split(key_wake, (len(xs), 1))
-        terms = batch_elbo_terms(keys, vae, {**params, "encoder": fixed["encoder"]}, xs)
+        keys_wake = jax.random.split(key_wake, (len(xs), 1))
+        terms = batch_elbo_terms(keys_wake, vae, {**params, "encoder": fixed["encoder"]}, xs)
         asleep = {**params, "decoder": fixed["decoder"]}
-        keys = jax.random.split(key_sleep, len(xs))
-        recognised = jax.vmap(lambda key: _log_posterior_of_dream(key, vae, asleep))(keys)
+        keys_dream = jax.random.split(key_sleep, len(xs))
+        recognised = jax.vmap(lambda key: _log_posterior_of_dream(key, vae, asleep))(keys_dream)
         metrics = elbo_metrics(terms)
         minimised = -metrics["log_lik"] - jnp.mean(recognised)
         return minimised, {"loss": minimised} | metrics

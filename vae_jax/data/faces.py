@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from vae_jax.data.download import UnavailableError
+from vae_jax.data.download import UnavailableError, one_line
 from vae_jax.data.idx import DataError
 from vae_jax.data.images import find_data_dir
 
@@ -90,7 +90,7 @@ def _read(path: Path) -> tuple[UInt8[np.ndarray, "n height width 1"], str]:
     except DataError:
         raise
     except Exception as error:  # whatever NumPy's parser of headers stumbles over
-        raise DataError(f"{path}: a damaged .npy file ({str(error).splitlines()[0]})") from None
+        raise DataError(f"{path}: a damaged .npy file ({one_line(error)})") from None
     if images.shape != _SHAPE or images.dtype != np.uint8:
         found = f"{' x '.join(map(str, images.shape))} {images.dtype}"
         raise DataError(f"{path}: {found}, {needed}")

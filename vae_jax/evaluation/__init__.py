@@ -25,6 +25,7 @@ from vae_jax.evaluation.disentanglement import (
 from vae_jax.evaluation.elbo import ACTIVE_KL, ElboEstimate, estimate_elbo
 from vae_jax.evaluation.latents import (
     ElboSurgery,
+    Moments,
     active_units,
     elbo_surgery,
     encode_all,
@@ -48,6 +49,7 @@ __all__ = [
     "ElboEstimate",
     "ElboSurgery",
     "Importance",
+    "Moments",
     "active_units",
     "annealed_log_likelihood",
     "annealed_upper_bound",

@@ -45,9 +45,10 @@ def bounds_against_points(
         unit: label of the vertical axes.
 
     Returns:
-        The figure, one axes for each panel: test solid, train dashed, averaged over seeds, on a
-        logarithmic axis of points. The vertical axis fits the last nine tenths of the points; what
-        was worse before is cut off, and so is what lies far below everything else.
+        The figure, one axes for each panel: test solid, train dashed, averaged over the seeds that
+        did not diverge, on a logarithmic axis of points. The vertical axis fits the last nine
+        tenths of the points; what was worse before is cut off, and so is what lies far below
+        everything else.
 
     Raises:
         ValueError: if there is no panel, or a curve has not a value for each point.
@@ -87,7 +88,9 @@ def _draw(axes: Axes, curve: BoundCurve, color: str) -> None:
     for values, style in ((curve.train, "--"), (curve.test, "-")):
         if np.ndim(values) != 2 or np.shape(values)[1] != len(curve.points) or not np.size(values):
             raise ValueError(f"{len(curve.points)} points: values of shape {np.shape(values)}")
-        axes.plot(curve.points, np.mean(values, axis=0), style, color=color, marker=marker, lw=1.2)
+        left = np.isfinite(values).any(axis=0)  # where a model is left to be averaged
+        mean = np.nanmean(values[:, left], axis=0)
+        axes.plot(curve.points[left], mean, style, color=color, marker=marker, lw=1.2)
 
 
 def _fit_later(axes: Axes, curves: Sequence[BoundCurve]) -> None:

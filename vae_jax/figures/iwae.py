@@ -1,6 +1,7 @@
 """The log-likelihood that more samples in the bound buy, and the units that they keep active."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,8 @@ class BySamples(NamedTuple):
 
     Attributes:
         k: ascending.
-        nats: negative log p(x) of the test set, a row for each k and a column for each seed.
+        nats: negative log p(x) of the test set, a row for each k and a column for each seed; NaN
+            where a model diverged.
         published: of each k; NaN where nothing is.
         spectra: variance of the posterior mean of each latent unit, falling, for each k.
     """
@@ -55,7 +57,7 @@ def samples_in_bound(
     left, right = figure.subplots(1, 2)
     for color, (name, found) in zip(COLORS, methods.items(), strict=False):
         _draw_nats(left, name, found, color)
-        for marker, k, variance in zip(_MARKERS, found.k, found.spectra, strict=False):
+        for marker, k, variance in zip(cycle(_MARKERS), found.k, found.spectra, strict=False):
             units = np.arange(1, len(variance) + 1)
             label = f"{name}, k = {k}: {np.sum(variance > threshold)} active"
             (line,) = right.semilogy(units, np.maximum(variance, 1e-12), color=color, label=label)
@@ -78,9 +80,9 @@ def samples_in_bound(
 
 
 def _draw_nats(axes: Axes, name: str, found: BySamples, color: str) -> None:
-    mean, count = np.mean(found.nats, axis=1), found.nats.shape[1]
-    if count > 1:
-        error = np.std(found.nats, axis=1, ddof=1) / np.sqrt(count)
+    mean, count = np.nanmean(found.nats, axis=1), np.sum(np.isfinite(found.nats), axis=1)
+    if np.min(count) > 1:
+        error = np.nanstd(found.nats, axis=1, ddof=1) / np.sqrt(count)
         axes.errorbar(found.k, mean, error, color=color, marker="o", capsize=2, label=name)
     else:
         axes.plot(found.k, mean, color=color, marker="o", label=name)

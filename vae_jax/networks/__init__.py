@@ -89,6 +89,7 @@ def two_layer_mlp(
         activation=activation,
     )
     upper_encoder = MLPEncoder(tuple(upper), second_dim, activation)
+    # It gives means and log-variances, as an encoder does.
     upper_decoder = MLPEncoder(tuple(upper)[::-1], first_dim, activation)
     return encoder, upper_encoder, upper_decoder, decoder
 
