@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCTESTS = [
+    "compression.container",
+    "compression.exact",
     "estimator",
     "estimator.vae",
     "evaluation.anomaly",

@@ -7,6 +7,7 @@ give the same file on every desk. Latent dimensions are counted from 1, as z1, z
 
 from vae_jax.figures.aevb import BoundCurve, bounds_against_points
 from vae_jax.figures.charts import kl_per_dimension, latent_scatter, loss_curves
+from vae_jax.figures.compression import CodingCurve, rate_against_elbo
 from vae_jax.figures.disentanglement import ObjectiveScores, disentanglement_scores
 from vae_jax.figures.evaluation import Evaluated, evaluation_page
 from vae_jax.figures.iwae import BySamples, samples_in_bound
@@ -38,6 +39,7 @@ __all__ = [
     "VERMILION",
     "BoundCurve",
     "BySamples",
+    "CodingCurve",
     "Evaluated",
     "LatentPanel",
     "ObjectiveScores",
@@ -57,6 +59,7 @@ __all__ = [
     "member_curves",
     "mosaic",
     "pair_plot",
+    "rate_against_elbo",
     "rate_distortion",
     "reconstructions",
     "representation_bars",
