@@ -4,7 +4,9 @@ import bz2
 import gzip
 import io
 import lzma
+import math
 import struct
+import tokenize
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,9 @@ from vae_jax.data import DataError, read_idx
 
 IDX_MAGIC = {bytes([0, 0, 8, axes]): axes for axes in (3, 4)}
 PNG_MODES = {"1": 1, "L": 1, "RGB": 3}  # and their channels
+# What NumPy raises at headers that are damaged.
+DAMAGED = (ValueError, OverflowError, TypeError, SyntaxError, tokenize.TokenError)
+DEFLATED = 1032  # bytes, at most, that one byte of a gzip file is unpacked to
 ALLOWED = "a .npy file, an IDX file or a folder of PNG files is needed"
 
 
@@ -44,6 +49,10 @@ def read_images(path: Path) -> UInt8[np.ndarray, "n *x"]:
         if start[:2] == b"\x1f\x8b":
             with gzip.open(path) as file:
                 shape = _idx_shape(path, file.read(20))
+            size = path.stat().st_size
+            if math.prod(shape) > DEFLATED * size:
+                said = " x ".join(map(str, shape))
+                raise UsageError(f"{path}: the header announces {said}, too many for {size} bytes")
             return read_idx(path, shape)
         shape = _idx_shape(path, path.read_bytes()[:20])
         content = path.read_bytes()[4 + 4 * len(shape) :]
@@ -62,7 +71,7 @@ def _read_npy(path: Path) -> np.ndarray:
     try:
         # Mapped, so that a header that announces more than there is asks for no memory.
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except DAMAGED as error:
         raise UsageError(f"{path}: no array of bytes, or damaged ({error})") from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         found = f"{images.dtype} of shape {images.shape}"
@@ -79,12 +88,14 @@ def _idx_shape(path: Path, head: bytes) -> tuple[int, ...]:
 
 def _read_pngs(folder: Path) -> np.ndarray:
     images = []
-    for path in sorted(folder.glob("*.png")):
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() == ".png"):
         try:
             with Image.open(path, formats=["PNG"]) as image:
                 if image.mode not in PNG_MODES:
                     modes = ", ".join(PNG_MODES)
                     raise UsageError(f"{path}: pixels of kind {image.mode}; {modes} can be read")
+                if getattr(image, "n_frames", 1) > 1:
+                    raise UsageError(f"{path}: several images in one file; one is needed")
                 pixels = np.asarray(image if image.mode == "RGB" else image.convert("L"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             if isinstance(error, UsageError):

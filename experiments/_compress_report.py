@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from experiments._compress_files import sizes_of_codecs
 from experiments._loaded import Run
-from experiments._run import RunFolder
+from experiments._run import RunFolder, UsageError
 from vae_jax.compression import Codec, pack, read, unpack
 from vae_jax.compression.bits_back import padding
 from vae_jax.compression.exact import Layer
@@ -20,7 +20,7 @@ from vae_jax.types import Params
 
 SEED = 2**31  # one that --seed does not take
 SAMPLES = 4  # of each posterior behind the ELBO
-Verify = Callable[[str | None, Path, UInt8[np.ndarray, "n *x"]], float]
+Verify = Callable[[Path, Path, UInt8[np.ndarray, "n *x"]], float]
 
 
 class Coded(NamedTuple):
@@ -49,10 +49,19 @@ def write_report(run: Run, codecs: Mapping[str, Mapping[int, Codec]], verify: Ve
     Args:
         run: the run.
         codecs: its models, by name and epoch.
-        verify: `(model, file, images) -> seconds`, unpacks in a second process and compares.
+        verify: `(run, file, images) -> seconds`, unpacks in a second process and compares.
+
+    Raises:
+        UsageError: if the folder of the report cannot be made.
+        CodecError: if a model cannot code the images.
     """
     from vae_jax import figures
 
+    folder = RunFolder(run.folder.path / "report")
+    try:
+        folder.path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder.path}: cannot be made ({error.strerror})") from None
     settings = run.folder.read_json("config.json")
     images = np.asarray(run.task.test)
     if settings["binarize"] == "threshold":
@@ -67,16 +76,17 @@ def write_report(run: Run, codecs: Mapping[str, Mapping[int, Codec]], verify: Ve
         for name in codecs
     ]
     best = min(last, key=lambda one: one.bytes)
-    folder = RunFolder(run.folder.path / "report")
-    with folder.usable():
-        folder.path.mkdir(exist_ok=True)
-    best = _verified(best, codecs[best.name][best.epoch], images, folder, verify)
+    best = _verified(run, best, codecs[best.name][best.epoch], images, verify)
     print(f"{best.name}: a second process has given back all {len(images):,} images", flush=True)
 
     others = {name: 8 * size / images.size for name, size in sizes_of_codecs(images).items()}
     kind = "thresholded at 128" if settings["binarize"] == "threshold" else "raw, 8 bits"
     what = f"{len(images):,} test images of {settings['dataset']}, {kind}"
-    table = _table(best, images, others, what)
+    table = _table(best, len(codecs), images, others, what)
+    curves = {name: _curve([c for c in coded if c.name == name], images) for name in codecs}
+    figure = figures.rate_against_elbo(
+        curves, _shortest(others), title=f"{run.task.title} · {what}"
+    )
     folder.write_text("report.md", table)
     folder.write_json(
         "report.json",
@@ -88,10 +98,6 @@ def write_report(run: Run, codecs: Mapping[str, Mapping[int, Codec]], verify: Ve
             "models": [_numbers(best if one[:2] == best[:2] else one, images) for one in coded],
             "codecs": others,
         },
-    )
-    curves = {name: _curve([c for c in coded if c.name == name], images) for name in codecs}
-    figure = figures.rate_against_elbo(
-        curves, _shortest(others), title=f"{run.task.title} · {what}"
     )
     arrays = {
         f"{name}/{field}": np.asarray(values)
@@ -139,17 +145,15 @@ def _code(run: Run, name: str, epoch: int, codec: Codec, images: np.ndarray) -> 
     )
 
 
-def _verified(
-    coded: Coded, codec: Codec, images: np.ndarray, folder: RunFolder, verify: Verify
-) -> Coded:
+def _verified(run: Run, coded: Coded, codec: Codec, images: np.ndarray, verify: Verify) -> Coded:
     content = pack(codec, images)
     began = time.perf_counter()
     unpack(codec, content)
     seconds = time.perf_counter() - began
-    path = folder.path / ".images.vae.tmp"
+    path = run.folder.path / "report" / ".images.vae.tmp"
     try:
         path.write_bytes(content)
-        verify(coded.name, path, images)
+        verify(run.folder.path, path, images)
     finally:
         path.unlink(missing_ok=True)
     return coded._replace(seconds=(coded.seconds[0], seconds))
@@ -181,7 +185,9 @@ def _line(coded: Coded, images: np.ndarray) -> str:
     )
 
 
-def _table(best: Coded, images: np.ndarray, others: Mapping[str, float], what: str) -> str:
+def _table(
+    best: Coded, models: int, images: np.ndarray, others: Mapping[str, float], what: str
+) -> str:
     numbers = _numbers(best, images)
     rows = [
         (f"VAE, {best.name}, epoch {best.epoch}", numbers["bits_per_pixel"]),
@@ -201,9 +207,15 @@ def _table(best: Coded, images: np.ndarray, others: Mapping[str, float], what: s
         f"{numbers['packed_images_per_second']:,.0f} images/s, unpacked at "
         f"{numbers['unpacked_images_per_second']:,.0f}; a second process gave back every byte. The "
         "overhead may be negative: what the model thinks impossible costs it more than the coder, "
-        "which leaves every value one part in 2^30.",
+        "which gives each answer, yes or no, a chance of 2^-20 at least.",
         "",
     ]
+    if models > 1:
+        lines += [
+            f"Of {models} models, after their last epochs, this one was chosen because it makes "
+            "the fewest bytes of these same test images.",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -2,7 +2,15 @@
 
 Training leaves, beside what every experiment leaves, the models in a form that gives the same
 numbers on every machine: `models/<model>/epoch<k>.npz` in the run's folder. `pack` and `unpack`
-need no more of a run than these.
+need no more of a run than these, and the entropy coder, `pip install -e '.[compress]'`:
+
+    python -m experiments.compress train --name bits
+    python -m experiments.compress pack results/compress/bits images.npy images.vae
+    python -m experiments.compress unpack results/compress/bits images.vae again.npy
+    python -m experiments.compress report results/compress/bits
+
+A model of bits, which `train` leaves unless it is told otherwise, packs images of 0 and 255:
+np.where(x >= 128, 255, 0).astype(np.uint8) makes them of grey ones.
 
 Reference:
     Townsend, Bird and Barber, Practical lossless compression with latent variables using bits
@@ -11,7 +19,6 @@ Reference:
 
 import contextlib
 import dataclasses
-import functools
 import os
 import subprocess
 import sys
@@ -27,21 +34,20 @@ import tyro
 from jaxtyping import UInt8
 
 from experiments._compress_files import read_images
+from experiments._compress_models import PROG, codec_of, codec_that_packed, models_of
 from experiments._compress_report import write_report
 from experiments._compress_train import Config, prepare, validate
 from experiments._loaded import load_run
-from experiments._run import UsageError, check, main
+from experiments._run import Interrupted, UsageError, check, main
 from experiments._sweep import run_sweep
 from vae_jax.compression import (
-    Codec,
     CodecError,
     load_codec,
     pack,
+    read,
     unpack,
 )
 from vae_jax.compression.stack import import_constriction
-
-PROG = "python -m experiments.compress"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +76,6 @@ class Unpack:
     """The compressed file."""
     output: Annotated[Path, tyro.conf.Positional]
     """The .npy file for the images."""
-    model: str | None = None
-    """Name of the model, where the run has several."""
     overwrite: bool = False
     """Replace the output."""
 
@@ -100,10 +104,11 @@ class Meter:
     Args:
         what: is done to them.
         pixels: of an image.
+        total: images that there are.
     """
 
-    def __init__(self, what: str, pixels: int) -> None:
-        self._what, self._pixels = what, pixels
+    def __init__(self, what: str, pixels: int, total: int) -> None:
+        self._what, self._pixels, self._total = what, pixels, total
         self._lanes: dict[int, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self._began = self._said = time.monotonic()
@@ -114,11 +119,11 @@ class Meter:
             self._lanes[lane] = images, bits
             if time.monotonic() - self._said > 1:
                 self._said = time.monotonic()
-                done, total = (sum(column) for column in zip(*self._lanes.values(), strict=True))
+                done, size = (sum(column) for column in zip(*self._lanes.values(), strict=True))
                 rate = done / (self._said - self._began)
-                words = [f"{self._what}  {done:,} images"]
+                words = [f"{self._what}  {done:,} of {self._total:,} images"]
                 if self._what == "packing":
-                    words.append(f"{total / max(done, 1) / self._pixels:.4f} bits a pixel")
+                    words.append(f"{size / max(done, 1) / self._pixels:.4f} bits a pixel")
                 print("  ".join([*words, f"{rate:,.0f} images/s"]), flush=True)
 
     @property
@@ -132,17 +137,22 @@ def run(command: Config | Pack | Unpack | Report) -> None:
 
     Raises:
         UsageError: if a setting, a file or a folder does not allow it.
+        Interrupted: if the user stops what has no checkpoint to go on from.
         SystemExit: with 1, when all is written, if a member diverged.
     """
-    match command:
-        case Config():
-            train(command)
-        case Pack():
-            pack_images(command)
-        case Unpack():
-            unpack_images(command)
-        case Report():
-            report(command)
+    if isinstance(command, Config):
+        train(command)
+        return
+    try:
+        match command:
+            case Pack():
+                pack_images(command)
+            case Unpack():
+                unpack_images(command)
+            case Report():
+                report(command)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; nothing was written") from None
 
 
 def train(config: Config) -> None:
@@ -155,39 +165,6 @@ def train(config: Config) -> None:
     run_sweep(*prepare(validate(config)))
 
 
-def models_of(path: Path) -> dict[str, dict[int, Path]]:
-    """The files of a run's models, by name and epoch.
-
-    Raises:
-        UsageError: if there are none.
-    """
-    if not path.is_dir():
-        raise UsageError(f"{path}: there is no such run")
-    found: dict[str, dict[int, Path]] = {}
-    for file in path.glob("models/*/epoch*.npz"):
-        with contextlib.suppress(ValueError):
-            found.setdefault(file.parent.name, {})[int(file.stem.removeprefix("epoch"))] = file
-    if not found:
-        raise UsageError(f"{path}: no models in it; {PROG} train leaves them at its end")
-    return {name: dict(sorted(found[name].items())) for name in sorted(found)}
-
-
-def codec_of(path: Path, model: str | None) -> Codec:
-    """The codec of a run: of the model's last epoch.
-
-    Raises:
-        UsageError: if there is no such model, or it is not said which of several.
-        CodecError: if its file is damaged.
-    """
-    models = models_of(path)
-    several = "the run has " + ", ".join(models)
-    if model is None:
-        check(len(models) == 1, "--model", "(nothing)", several)
-        model = next(iter(models))
-    check(model in models, "--model", model, several)
-    return load_codec(models[model][max(models[model])])
-
-
 def pack_images(command: Pack) -> None:
     """Compress, and keep the file only if a second process gives back the same images.
 
@@ -195,16 +172,17 @@ def pack_images(command: Pack) -> None:
         UsageError: if a file or the model does not allow it.
         SystemExit: with 1, if the second process came to something else.
     """
-    codec = _codec(command.run, command.model)
+    with as_usage(command.run):
+        codec = codec_of(command.run, command.model)
     _check_free(command.output, command.overwrite)
     images = read_images(command.images)
-    meter = Meter("packing", int(np.prod(codec.x_shape)))
+    meter = Meter("packing", int(np.prod(codec.x_shape)), len(images))
     with as_usage(command.images):
         content = pack(codec, images, progress=meter)
     seconds = meter.seconds
     with _replacing(command.output) as temporary:
         temporary.write_bytes(content)
-        took = verify(command.run, command.model, temporary, images)
+        took = verify(command.run, temporary, images)
     size = f"{len(content):,} bytes"
     if images.size:
         size += f", {8 * len(content) / images.size:.4f} bits a pixel, everything counted"
@@ -215,12 +193,11 @@ def pack_images(command: Pack) -> None:
     )
 
 
-def verify(run: Path, model: str | None, packed: Path, images: UInt8[np.ndarray, "n *x"]) -> float:
+def verify(run: Path, packed: Path, images: UInt8[np.ndarray, "n *x"]) -> float:
     """Unpack a file in a second process and compare.
 
     Args:
         run: the run's folder.
-        model: the name of its model.
         packed: the file.
         images: what must come out.
 
@@ -230,22 +207,26 @@ def verify(run: Path, model: str | None, packed: Path, images: UInt8[np.ndarray,
     Raises:
         SystemExit: with 1, if something else comes out.
     """
+    print("unpacking it again in a second process", flush=True)
     began = time.monotonic()
     root = str(Path(__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "images.npy"
         words = ["unpack", str(run.resolve()), str(packed.resolve()), str(output)]
-        words += [] if model is None else ["--model", model]
         done = subprocess.run(
             [sys.executable, "-m", "experiments.compress", *words],
             env={**os.environ, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
         )
-        if done.returncode == 0 and np.array_equal(np.load(output), images):
-            return time.monotonic() - began
-    reason = (done.stderr.strip().splitlines() or ["the images differ"])[-1]
+        if done.returncode == 0:
+            if np.array_equal(np.load(output), images):
+                return time.monotonic() - began
+            reason = "the images differ"
+        else:
+            said = done.stderr.strip().splitlines()
+            reason = said[-1] if said else f"it ended with code {done.returncode}"
     print(f"error: not kept, a second process could not unpack it ({reason})", file=sys.stderr)
     raise SystemExit(1)
 
@@ -258,14 +239,15 @@ def unpack_images(command: Unpack) -> None:
     """
     is_npy = command.output.suffix == ".npy"
     check(is_npy, "output", command.output, "a name that ends in .npy is needed")
-    codec = _codec(command.run, command.model)
-    _check_free(command.output, command.overwrite)
-    try:
-        content = command.packed.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{command.packed}: cannot be read ({error.strerror})") from None
-    meter = Meter("unpacking", int(np.prod(codec.x_shape)))
     with as_usage(command.packed):
+        _check_free(command.output, command.overwrite)
+        try:
+            content = command.packed.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{command.packed}: cannot be read ({error.strerror})") from None
+        header, _ = read(content)
+        codec = codec_that_packed(command.run, header["model"])
+        meter = Meter("unpacking", int(np.prod(codec.x_shape)), header["count"])
         images = unpack(codec, content, progress=meter)
     seconds = meter.seconds
     with _replacing(command.output) as temporary, temporary.open("wb") as file:
@@ -288,8 +270,7 @@ def report(command: Report) -> None:
             name: {epoch: load_codec(path) for epoch, path in epochs.items()}
             for name, epochs in models_of(command.run).items()
         }
-    trained = load_run(command.run, command.data_dir)
-    write_report(trained, codecs, functools.partial(verify, command.run))
+        write_report(load_run(command.run, command.data_dir), codecs, verify)
 
 
 @contextlib.contextmanager
@@ -310,25 +291,33 @@ def as_usage(path: Path) -> Iterator[None]:
         raise UsageError(said if said.startswith(str(path)) else f"{path}: {said}") from None
 
 
-def _codec(path: Path, model: str | None) -> Codec:
-    with as_usage(path):
-        return codec_of(path, model)
-
-
 def _check_free(output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise UsageError(f"{output}: a folder is in the way")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output}: this file exists; --overwrite replaces it")
+    """Refuse what cannot be written, before minutes are spent on it."""
+    try:
+        if output.is_dir():
+            raise UsageError(f"{output}: a folder is in the way")
+        if output.exists() and not overwrite:
+            raise UsageError(f"{output}: this file exists; --overwrite replaces it")
+        with _beside(output) as temporary:
+            temporary.touch()
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written ({error.strerror})") from None
 
 
 @contextlib.contextmanager
 def _replacing(output: Path) -> Iterator[Path]:
     """A file beside the output, which becomes it at the end unless something went wrong."""
+    with _beside(output) as temporary:
+        yield temporary
+        temporary.replace(output)
+
+
+@contextlib.contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """The name of a file beside the output; a file that still has it at the end is removed."""
     temporary = output.with_name(f".{output.name}.tmp")
     try:
         yield temporary
-        temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
 

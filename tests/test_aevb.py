@@ -103,7 +103,8 @@ def test_a_small_run_leaves_a_report(smoke):
     assert runs["mnist-z2", "aevb"]["dataset"] == "digits"
     table = (smoke.run / "table.md").read_text("utf-8")
     assert "| digits, 2-D | AEVB |" in table
-    assert "1000 to 1400" in table
+    # A thousand images are no match for the paper's.
+    assert "1000 to 1400" not in table
     assert table.count("| Frey Face, 2-D |") == 2
 
 
@@ -250,7 +251,8 @@ def finished(name: str, ahead: float, bound: float) -> list[Finished]:
     """A panel whose AEVB ends at a bound, so much above wake-sleep."""
     dataset, latent_dim = name.split("-z")
     train = np.zeros((BATCH_SIZE, 2, 2, 1), np.uint8)
-    pixels = aevb.Pixels(dataset, train, train, {}, None, 1, bernoulli, 1)
+    loaded = {"frey": "frey_faces"}.get(dataset, dataset)
+    pixels = aevb.Pixels(loaded, train, train, {}, None, 1, bernoulli, 1)
     panel = Panel(name, dataset, int(latent_dim), pixels)
     return [
         Finished(panel, "aevb", 0.1, f"{name}-aevb", [result(0.1, 0.0, bound)]),

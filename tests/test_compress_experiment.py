@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -112,8 +113,9 @@ def test_images_are_packed_and_unpacked(home, tmp_path, run, images, flags):
     size = packed.stat().st_size
     whole = np.load(home / images)
     assert f"{len(whole):,} images in {size:,} bytes, {8 * size / whole.size:.4f} bits" in done.out
+    assert "unpacking it again in a second process\n" in done.out
     assert "a second process has given them back, every byte" in done.out
-    done = call(home, "unpack", run, str(packed), str(found), *flags)
+    done = call(home, "unpack", run, str(packed), str(found))
     assert (done.code, done.err) == (0, "")
     np.testing.assert_array_equal(np.load(found), whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "out.vae"]
@@ -135,15 +137,59 @@ def test_a_file_that_cannot_be_given_back_is_not_kept(home, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_packed_earlier_is_unpacked_after_further_epochs(home, tmp_path):
+    run, packed = tmp_path / "run", str(tmp_path / "out.vae")
+    shutil.copytree(home / RAW, run)
+    assert call(home, "pack", str(run), "grey.npy", packed).code == 0
+    models = run / "models" / "beta1-seed0"
+    shutil.copy(models / "epoch1.npz", models / "epoch3.npz")
+    assert call(home, "unpack", str(run), packed, str(tmp_path / "x.npy")).code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.load(home / "grey.npy"))
+
+
+@pytest.mark.parametrize(
+    ("code", "said_by_it", "said"),
+    [(0, "a warning", "the images differ"), (-9, "", "code -9"), (2, "x\ny", "(y)")],
+)
+def test_why_a_file_is_not_kept(tmp_path, monkeypatch, capsys, code, said_by_it, said):
+    def child(words: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        np.save(words[-1], np.ones((1, 2, 2), np.uint8))
+        return subprocess.CompletedProcess(words, code, "", said_by_it)
+
+    monkeypatch.setattr(compress.subprocess, "run", child)
+    with pytest.raises(SystemExit):
+        compress.verify(tmp_path, tmp_path / "out.vae", np.zeros((1, 2, 2), np.uint8))
+    assert said in capsys.readouterr().err
+
+
+def test_a_stop_leaves_nothing_and_says_so(home, tmp_path, monkeypatch):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    packed = str(tmp_path / "out.vae")
+    monkeypatch.setattr("experiments._run.signal.signal", stop_is_heard)
+    monkeypatch.setattr(compress, "verify", stop)
+    done = call(home, "pack", RAW, "grey.npy", packed)
+    assert (done.code, done.err) == (130, "stopped; nothing was written\n")
+    monkeypatch.setattr("experiments._compress_report.pack", stop)
+    done = call(home, "report", BITS)
+    assert (done.code, done.err) == (130, "stopped; nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def stop_is_heard(number: int, action: object) -> None:
+    """In place of `signal.signal`: `main` would turn Ctrl-C off for the tests after this one."""
+
+
 def test_progress_is_told_while_it_runs(monkeypatch, capsys):
     times = iter([0.0, 0.5, 2.0, 2.0, 2.1])
     monkeypatch.setattr(compress.time, "monotonic", lambda: next(times))
-    meter = compress.Meter("packing", 784)
+    meter = compress.Meter("packing", 784, 3000)
     meter(0, 100, 7840)
     meter(1, 100, 7840)
     meter(1, 200, 15680)
     said = capsys.readouterr().out
-    assert said == "packing  200 images  0.1000 bits a pixel  100 images/s\n"
+    assert said == "packing  200 of 3,000 images  0.1000 bits a pixel  100 images/s\n"
 
 
 def test_what_is_refused_is_refused_in_one_line(home, tmp_path):
@@ -161,6 +207,9 @@ def test_what_is_refused_is_refused_in_one_line(home, tmp_path):
         (("pack", RAW, "none.npy", out), "none.npy: cannot be read (No such file or directory)"),
         (("pack", RAW, "grey.npy", "bits.npy"), "bits.npy: this file exists; --overwrite replaces"),
         (("pack", RAW, "grey.npy", "results"), "results: a folder is in the way"),
+        (("pack", RAW, "grey.npy", "none/x.vae"), "none/x.vae: cannot be written (No such file"),
+        (("unpack", RAW, out, "bits.npy/x.npy"), "x.npy: cannot be written (Not a directory)"),
+        (("unpack", RAW, out, "x.npy", "--model", "x"), "--help lists what is allowed"),
         (("unpack", RAW, str(tmp_path / "not.vae"), "new.npy"), "not a container of compressed"),
         (("unpack", RAW, "none.vae", "new.npy"), "none.vae: cannot be read (No such file"),
         (("unpack", RAW, "none.vae", "new.idx"), "output new.idx: a name that ends in .npy"),
@@ -188,8 +237,9 @@ def test_a_damaged_or_another_model_is_refused(home, tmp_path):
     shutil.copytree(home / RAW, tmp_path / "run")
     packed = str(tmp_path / "out.vae")
     assert call(home, "pack", RAW, "grey.npy", packed).code == 0
-    said = refused(home, "unpack", BITS, packed, str(tmp_path / "x.npy"), *MODEL)
+    said = refused(home, "unpack", BITS, packed, str(tmp_path / "x.npy"))
     assert "out.vae: packed with model" in said
+    assert f"which {BITS} does not have" in said
     model = tmp_path / "run" / "models" / "beta1-seed0" / "epoch2.npz"
     model.write_bytes(model.read_bytes()[:-40])
     said = refused(home, "unpack", str(tmp_path / "run"), packed, str(tmp_path / "x.npy"))
@@ -219,6 +269,7 @@ def test_the_report(home, grey):
     text = (folder / "report.md").read_text("utf-8")
     assert f"| VAE, {best['model']}, epoch 2 | {best['bits_per_pixel']:.4f} |" in text
     assert "Everything is counted of the file" in text
+    assert "Of 2 models, after their last epochs, this one was chosen" in text
     assert np.asarray(Image.open(folder / "report.png").convert("L")).std() > 5
     assert not list(folder.glob(".images*"))
 
@@ -276,6 +327,10 @@ def test_files_that_are_something_else_are_refused(grey, tmp_path):
     contents = {
         "short.npy": whole[:-1],
         "header.npy": whole[:50],
+        "huge.npy": whole.replace(b"(3, 28, 28)", b"(3, 28, " + b"9" * 20 + b")"),
+        "open.npy": whole.replace(b"(3, 28, 28)", b"(3, 28, 28("),
+        "keys.npy": whole.replace(b"'shape'", b"1234567"),
+        "huge.gz": gzip.compress(struct.pack(">4I", 2051, 2**31, 2**31, 2**31)),
         "forged.npy": whole.replace(b"(3, 28, 28)", b"(3, 28, 2800000000)"),
         "text": b"hello, these are no images",
         "empty": b"",
@@ -296,11 +351,17 @@ def test_files_that_are_something_else_are_refused(grey, tmp_path):
         assert "\n" not in str(caught.value)
     folder = tmp_path / "pngs"
     Image.fromarray(images[0]).save(folder / "a.png")
-    Image.fromarray(images[0, :14]).save(folder / "b.png")
-    with pytest.raises(UsageError, match=r"b.png: 14 x 28, and the first of them is 28 x 28"):
+    Image.fromarray(images[0, :14]).save(folder / "b.PNG")
+    with pytest.raises(UsageError, match=r"huge.gz: the header announces 2147483648 x .* too many"):
+        read_images(tmp_path / "huge.gz")
+    with pytest.raises(UsageError, match=r"b.PNG: 14 x 28, and the first of them is 28 x 28"):
         read_images(folder)
     Image.fromarray(images[0]).convert("RGBA").save(folder / "a.png")
     with pytest.raises(UsageError, match=r"a.png: pixels of kind RGBA; 1, L, RGB can be read"):
+        read_images(folder)
+    frames = [Image.fromarray(frame) for frame in images]
+    frames[0].save(folder / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(UsageError, match=r"a.png: several images in one file; one is needed"):
         read_images(folder)
     (folder / "a.png").write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"a.png: no PNG file, or damaged"):

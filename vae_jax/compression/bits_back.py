@@ -4,6 +4,8 @@ For a batch of images x: pop z from the posterior q(z | x), push x under the lik
 p(x | z), push z under the prior p(z). What the pops took is given back when the images are
 popped again, so that a batch costs log q(z | x) - log p(x | z) - log p(z) nats, which is the
 negative ELBO on average over z. The bits that a batch borrows are those of the batches before.
+Unlike the rest of the package this is written for batches, not for one image: the stack is one
+sequence that nothing can be mapped over, and a call of the coder costs more than what it codes.
 
 Reference:
     Townsend, Bird and Barber, Practical lossless compression with latent variables using bits
@@ -11,7 +13,7 @@ Reference:
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +103,7 @@ def make_codec(
     encoder: Mapping[str, Any],
     decoder: Mapping[str, Any],
     likelihood: str,
-    x_shape: tuple[int, ...],
+    x_shape: Sequence[int],
     *,
     bucket_bits: int = BUCKET_BITS,
 ) -> Codec:
@@ -125,7 +127,7 @@ def make_codec(
     if likelihood not in PIXELS:
         raise CodecError(f"likelihood {likelihood}: only {', '.join(PIXELS)} can be coded")
     layers = exact_layers(encoder, "encoder"), exact_layers(decoder, "decoder")
-    return check_codec(Codec(*layers, likelihood, x_shape, bucket_bits))
+    return check_codec(Codec(*layers, likelihood, tuple(map(int, x_shape)), bucket_bits))
 
 
 def check_codec(codec: Codec) -> Codec:

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,10 +23,18 @@ import threadpoolctl
 from jaxtyping import UInt8
 
 from vae_jax.compression import tables
-from vae_jax.compression.bits_back import MOST_BATCH, Chain, Codec, pop_chain, push_chain
+from vae_jax.compression.bits_back import (
+    MOST_BATCH,
+    Chain,
+    Codec,
+    padding,
+    pop_chain,
+    push_chain,
+)
 from vae_jax.compression.exact import STEP, CodecError, steps
-from vae_jax.compression.pixels import PIXELS
+from vae_jax.compression.pixels import LOG_SCALE_RANGE, PIXELS
 from vae_jax.compression.stack import CHANCES, import_constriction
+from vae_jax.model import LOG_VAR_RANGE
 
 # As in PNG: a byte that is not text, and line ends that a transfer as text would change.
 MAGIC = b"\x89VAE\r\n\x1a\n"
@@ -56,7 +65,14 @@ class Packed(NamedTuple):
 
 
 def model_hash(codec: Codec) -> str:
-    """SHA-256 of a codec: of its rounded weights and its settings."""
+    """SHA-256 of a codec: of its rounded weights and its settings.
+
+    Args:
+        codec: the model.
+
+    Returns:
+        64 hexadecimal digits, the same on every machine.
+    """
     settings = json.dumps([codec.likelihood, codec.x_shape, codec.bucket_bits])
     layers = [steps(array) for layer in (*codec.encoder, *codec.decoder) for array in layer]
     return tables.digest(np.frombuffer(settings.encode(), np.uint8), *layers)
@@ -65,14 +81,21 @@ def model_hash(codec: Codec) -> str:
 def environment(codec: Codec) -> dict[str, str]:
     """What a container was written by: those of `DECISIVE` must be the same to read it.
 
+    Args:
+        codec: the model, whose tables are built here if they are not yet.
+
+    Returns:
+        Versions, settings and digests, by their names.
+
     Raises:
         CodecError: if `constriction` is not installed.
     """
     import_constriction()
+    grids = [STEP, tables.MASS, CHANCES, tables.PER_UNIT, *LOG_VAR_RANGE, *LOG_SCALE_RANGE]
     simd = np.show_config(mode="dicts").get("SIMD Extensions", {})  # pyright: ignore
     return {
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        "grids": f"{STEP} {tables.MASS} {CHANCES}",
+        "grids": tables.digest(np.array(grids, np.float64), padding(codec)),
         "tables": _tables_hash(codec.likelihood, codec.bucket_bits),
         "machine": platform.machine(),
         "instructions": (simd.get("found") or simd.get("baseline") or ["unknown"])[-1],
@@ -99,7 +122,8 @@ def pack(
         The container.
 
     Raises:
-        CodecError: if the images are not what the model can code.
+        CodecError: if the images are not what the model can code, a lane has none, or there are
+            more lanes than a header can list.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -113,21 +137,28 @@ def pack(
         >>> bool(np.all(unpack(codec, pack(codec, images)) == images))
         True
     """
+    if images.dtype != np.uint8:
+        raise CodecError(f"pixels of type {images.dtype}: bytes (uint8) are needed")
+    if lane < 1:
+        raise CodecError(f"lane {lane}: at least 1 image is needed")
     _check_shape(codec, images.shape[1:])
     unit = 255 if codec.pixels.levels == 2 and images.max(initial=0) > 1 else 1
     symbols, remainder = np.divmod(images.reshape(-1, int(np.prod(codec.x_shape))), np.uint8(unit))
     if remainder.any():
-        raise CodecError("grey levels: the model is one of bits; 0 and 1 or 0 and 255 are allowed")
+        raise CodecError(
+            "grey levels: the model is one of bits, 0 and 1 or 0 and 255; "
+            "np.where(x >= 128, 255, 0).astype(np.uint8) makes them"
+        )
+    written_by = environment(codec)  # before the lanes, so that tables are built once
 
-    def push(index: int) -> Chain:
-        own = symbols[index * lane : (index + 1) * lane]
-        return push_chain(codec, own, functools.partial(progress, index))
+    def push(index: int, told: Callable[[int, int], None]) -> Chain:
+        return push_chain(codec, symbols[index * lane : (index + 1) * lane], told)
 
-    chains = _side_by_side(push, -(-len(symbols) // lane))
+    chains = _side_by_side(push, -(-len(symbols) // lane), progress)
     blocks = [chain.words.astype("<u4").tobytes() for chain in chains]
     header = {
         "model": model_hash(codec),
-        "environment": environment(codec),
+        "environment": written_by,
         "shape": images.shape[1:],
         "count": len(images),
         "unit": unit,
@@ -136,7 +167,10 @@ def pack(
             for index, (chain, block) in enumerate(zip(chains, blocks, strict=True))
         ],
     }
-    packed = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
+    said = json.dumps(header, separators=(",", ":")).encode()
+    if len(said) > LONGEST_HEADER:
+        raise CodecError(f"{len(chains)} lanes of {lane} images: too many, make longer ones")
+    packed = zlib.compress(said, 9)
     head = _PREFIX.pack(MAGIC, VERSION, len(packed)) + packed
     return b"".join([head, _CRC.pack(zlib.crc32(head)), *blocks])
 
@@ -166,10 +200,10 @@ def unpack(
     shape = tuple(header["shape"])
     _check_shape(codec, shape)
 
-    def pop(index: int) -> np.ndarray:
-        return pop_chain(codec, chains[index], functools.partial(progress, index))
+    def pop(index: int, told: Callable[[int, int], None]) -> np.ndarray:
+        return pop_chain(codec, chains[index], told)
 
-    lanes = _side_by_side(pop, len(chains))
+    lanes = _side_by_side(pop, len(chains), progress)
     symbols = np.concatenate([np.zeros((0, int(np.prod(shape))), np.uint8), *lanes])
     return (symbols * np.uint8(header["unit"])).reshape(-1, *shape)
 
@@ -226,7 +260,9 @@ def check_environment(written: Mapping[str, str], here: Mapping[str, str]) -> No
     for name in DECISIVE:
         if written.get(name) != here[name]:
             there = ", ".join(
-                f"{key} {value}" for key, value in sorted(written.items()) if key != "tables"
+                f"{key} {value}"
+                for key, value in sorted(written.items())
+                if key not in ("grids", "tables")
             )
             raise CodecError(
                 f"packed where {name} is {str(written.get(name))[:20]}, here it is "
@@ -276,11 +312,26 @@ def _tables_hash(likelihood: str, bucket_bits: int) -> str:
     return tables.digest(*tables.buckets(bucket_bits), *used, *PIXELS[likelihood].tables())
 
 
-def _side_by_side(code: Callable[[int], Any], count: int) -> list[Any]:
+def _side_by_side(
+    code: Callable[[int, Callable[[int, int], None]], Any], count: int, progress: Progress
+) -> list[Any]:
     """The lanes, as many at once as there are cores; what they come to is the same."""
+    stopped = threading.Event()
+
+    def told(lane: int, images: int, bits: int) -> None:
+        if stopped.is_set():
+            raise CodecError("another lane failed, or the user has stopped it")
+        progress(lane, images, bits)
+
+    def one(lane: int) -> Any:
+        return code(lane, functools.partial(told, lane))
+
     # Products as small as these are not worth a second thread, which would wait for them busily.
     with (
         threadpoolctl.threadpool_limits(1),
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        return list(pool.map(code, range(count)))
+        try:
+            return list(pool.map(one, range(count)))
+        finally:
+            stopped.set()  # for the lanes that the pool would wait for

@@ -45,6 +45,8 @@ def rounded(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     Example:
         >>> steps(rounded(np.array([0.1, 0.5]))).tolist()
         [6554, 32768]
+        >>> rounded(np.array([0.1, 0.5])).tolist()
+        [0.100006103515625, 0.5]
     """
     return np.rint(np.asarray(values, np.float64) / STEP) * STEP
 
@@ -93,12 +95,13 @@ def check_exact(layers: Sequence[Layer], largest_input: float, name: str) -> Non
     """
     bound = np.full(layers[0].kernel.shape[0], float(largest_input))
     for index, layer in enumerate(layers):
-        bound = bound @ np.abs(layer.kernel) + np.abs(layer.bias)
-        if not bound.max() < LARGEST:
+        sums = bound @ np.abs(layer.kernel) + np.abs(layer.bias)
+        if not sums.max() < LARGEST:
             raise CodecError(
-                f"{name}, layer {index + 1}: its sums may reach {bound.max():.3g}, and only those "
+                f"{name}, layer {index + 1}: its sums may reach {sums.max():.3g}, and only those "
                 f"under {LARGEST:.0f} are exact; the weights are too large"
             )
+        bound = rounded(sums) + STEP  # as activations are, perhaps upwards
 
 
 def apply(

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,6 +22,10 @@ DAMAGED = (
     LookupError,
     EOFError,
     RuntimeError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -48,8 +53,11 @@ def save_codec(path: str | os.PathLike[str], codec: Codec) -> None:
         "sha256": model_hash(codec),
     }
     temporary = Path(path).with_suffix(".tmp.npz")
-    np.savez_compressed(temporary, settings=json.dumps(settings), **arrays)
-    temporary.replace(path)
+    try:
+        np.savez_compressed(temporary, settings=json.dumps(settings), **arrays)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_codec(path: str | os.PathLike[str]) -> Codec:
