@@ -11,26 +11,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import UInt8
 
 from experiments._grid import Axis, grid, short
+from experiments._images import MANIFOLD_SIDE, SAMPLES, decoded_means
+from experiments._noise import PICTURE_SEED, elbo_of
 from experiments._options import RunOptions
 from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.data import load_frey_faces, load_images
-from vae_jax.evaluation import ElboEstimate, estimate_elbo
 from vae_jax.likelihoods import Likelihood, bernoulli, gaussian_learned_scale, squeezed
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import ACTIVATIONS, mlp
 from vae_jax.objectives import elbo
 from vae_jax.preprocess import intensities
 from vae_jax.train import OptimizerOf, make_trainer
-from vae_jax.types import Params, Scalar
+from vae_jax.types import Scalar
 from vae_jax.wake_sleep import make_wake_sleep
 
 EXPERIMENT = "aevb"
-EVALUATION_SEED = 2**31  # one that --seed does not take
-PICTURE_SEED = 2**31 + 1  # nor this
 BATCH_SIZE = 100
 STEP_SIZES = (0.01, 0.02, 0.1)
 # The paper's N(0, 0.01), weights and biases alike, with 0.01 read as the deviation, as in its first
@@ -40,7 +39,6 @@ INITIAL_DEVIATION = 0.01
 # One grey level of 255: what is known of a pixel. The paper has no floor, but without one a pixel
 # that is black in every face would be worth any number of nats.
 MIN_SCALE = 1 / 255
-MANIFOLD_SIDE, SAMPLES = 20, 100
 
 Method = Literal["aevb", "wake_sleep"]
 METHODS: tuple[Method, ...] = ("aevb", "wake_sleep")
@@ -186,9 +184,6 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
     else:
         trainer = make_wake_sleep(vae, batch_size=BATCH_SIZE, optimizer=optimizer)
 
-    def evaluate(params: Params, test: Array) -> ElboEstimate:
-        return estimate_elbo(jax.random.key(EVALUATION_SEED), vae, intensities, params, test)
-
     rates = " ".join(map(short, config.learning_rate))
     title = (
         f"{pixels.name} · z {config.latent_dim} · {METHOD_NAMES[config.method]} · step size {rates}"
@@ -210,7 +205,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
         vae=vae,
         preprocess=intensities,
         trainer=trainer,
-        evaluate=evaluate,
+        evaluate=elbo_of(vae, intensities),
         data=pixels.train,
         test=pixels.test,
         batch_size=BATCH_SIZE,
@@ -227,14 +222,14 @@ def _draw(vae: VAE, title: str, result: Trained, folder: Path) -> None:
 
     key = jax.random.key(PICTURE_SEED)
     zs = jax.random.normal(key, (SAMPLES, vae.latent_dim))
-    samples = _means(vae, result.params, zs)
+    samples = np.asarray(decoded_means(vae, result.params, zs))
     title = f"{title} · seed {result.member.seed}"
     figures.save(figures.samples(samples, title=title), folder / "samples.png", samples=samples)
     if vae.latent_dim != 2:
         return
     side = figures.inverse_cdf_grid(MANIFOLD_SIDE)
     zs = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-    images = _means(vae, result.params, jnp.asarray(zs, jnp.float32))
+    images = np.asarray(decoded_means(vae, result.params, jnp.asarray(zs, jnp.float32)))
     images = images.reshape(MANIFOLD_SIDE, MANIFOLD_SIDE, *images.shape[1:])
     figures.save(
         figures.manifold(images, side, side, title=title),
@@ -242,14 +237,3 @@ def _draw(vae: VAE, title: str, result: Trained, folder: Path) -> None:
         images=images,
         values=side,
     )
-
-
-def _means(
-    vae: VAE, params: Params, zs: Float[Array, "n latent"]
-) -> Float[np.ndarray, "n height width channels"]:
-    """Means of p(x | z), grey levels."""
-
-    def mean(params: Params, z: Float[Array, " latent"]) -> Float[Array, "height width channels"]:
-        return vae.likelihood.mean(vae.decode(params, z))
-
-    return np.asarray(jax.jit(jax.vmap(mean, (None, 0)))(params, zs))

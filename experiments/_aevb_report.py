@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from experiments._aevb import METHOD_NAMES
 from experiments._aevb_panels import DATASET_NAMES, Finished, trained
-from experiments._report import plus_minus
+from experiments._report import markdown_table, plus_minus
 from experiments._run import RunFolder
 
 # From memory of the curves of figure 2, within 4 nats: goals, not published numbers.
@@ -150,11 +150,10 @@ def _markdown(
                 f"{one.points_per_second:,.0f}",
             ]
         )
-    table = [columns, ["---"] * len(columns), *rows]
     lines = [
         title,
         "",
-        *("| " + " | ".join(row) + " |" for row in table),
+        markdown_table(columns, rows),
         "",
         *(f"- {'holds' if c.holds else 'DOES NOT HOLD'}: {c.text} ({c.numbers})" for c in found),
         *(

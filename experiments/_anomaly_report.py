@@ -9,10 +9,9 @@ import numpy as np
 from experiments._grid import Member, short
 from experiments._outliers import MOST_FITTED, PROTOCOLS, Detection, other_methods
 from experiments._progress import console, table
-from experiments._report import Result, over_seeds, plus_minus
+from experiments._report import Result, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
 from experiments._scores import RowScorer
-from experiments._tables import as_markdown
 from experiments._train import Trained
 from vae_jax.evaluation import SCORES, conformal_p_values, threshold_at
 from vae_jax.model import VAE
@@ -177,7 +176,7 @@ class AnomalyReport:
         )
         protocol = PROTOCOLS[self.problem.task]
         protocol += f" Methods of scikit-learn are fitted on {MOST_FITTED:,} rows at most."
-        text = f"{title}\n\n{protocol}\n\n{as_markdown(columns, rows, {})}\n{said}\n"
+        text = f"{title}\n\n{protocol}\n\n{markdown_table(columns, rows)}\n\n{said}\n"
         run.write_text("anomaly.md", text + self._told(shown))
         numbers = {
             method: {
@@ -201,8 +200,8 @@ class AnomalyReport:
         first = sorted(told, key=lambda name: -told[name])[:MOST_TOLD]
         rows = [[name, f"{told[name]:.2f}"] for name in first]
         said = "Nats that a column adds to the reconstruction cost of the anomalies, on average"
-        table = as_markdown(["column", "nats"], rows, {})
-        return f"\n{said} above the normal rows (first model):\n\n{table}"
+        body = markdown_table(["column", "nats"], rows)
+        return f"\n{said} above the normal rows (first model):\n\n{body}\n"
 
     def _draw(
         self, run: RunFolder, found: Mapping[str, list[Result]], shown: Mapping[str, np.ndarray]

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from experiments import mnist
 from experiments._benchmark_sweep import Sweep, Trial, model_of
+from experiments._noise import elbo_of
 from experiments._sweep import Task
 from experiments._timing import alternate, compared, seconds_of, spread
 from vae_jax.data import ImageData
-from vae_jax.evaluation import estimate_elbo
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import conv
 from vae_jax.networks.conv import ConvDecoder, ConvEncoder
@@ -91,10 +90,6 @@ def tasks_of(config: Sweep, images: ImageData) -> dict[str, Task]:
     x_shape = images.train_images.shape[1:]
     twin = native_twin(mnist.build_vae(model, x_shape), x_shape)
 
-    def evaluate(params: Any, test: Any) -> Any:
-        key = jax.random.key(mnist.EVALUATION_SEED)
-        return estimate_elbo(key, twin, intensities, params, test)
-
     trainer = make_trainer(twin, beta(), batch_size=config.batch_size)
-    native = task._replace(trainer=trainer, evaluate=evaluate)
+    native = task._replace(trainer=trainer, evaluate=elbo_of(twin, intensities))
     return {"conv, matmul": task, "conv, native": native}

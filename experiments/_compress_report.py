@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
 from experiments._compress_files import sizes_of_codecs
 from experiments._loaded import Run
+from experiments._noise import elbo_of
 from experiments._run import RunFolder, UsageError
 from vae_jax.compression import Codec, pack, read, unpack
 from vae_jax.compression.bits_back import padding
 from vae_jax.compression.exact import Layer
-from vae_jax.evaluation import estimate_elbo
 from vae_jax.types import Params
 
-SEED = 2**31  # one that --seed does not take
 SAMPLES = 4  # of each posterior behind the ELBO
 Verify = Callable[[Path, Path, UInt8[np.ndarray, "n *x"]], float]
 
@@ -127,14 +127,8 @@ def _code(run: Run, name: str, epoch: int, codec: Codec, images: np.ndarray) -> 
     content = pack(codec, images)
     seconds = time.perf_counter() - began
     task = run.task
-    estimate = estimate_elbo(
-        jax.random.key(SEED),
-        task.vae,
-        task.preprocess,
-        params_of(codec),
-        images,
-        num_samples=SAMPLES,
-    )
+    evaluate = elbo_of(task.vae, task.preprocess, num_samples=SAMPLES)
+    estimate = evaluate(params_of(codec), jnp.asarray(images))
     return Coded(
         name,
         epoch,

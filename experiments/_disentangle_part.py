@@ -8,26 +8,24 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from experiments._disentangle_grid import Grid, load_grid, split
 from experiments._grid import Axis, Member, described, grid
-from experiments._images import TRAVERSAL
+from experiments._images import TRAVERSAL, decoded_means
+from experiments._noise import EVALUATION_SEED, elbo_of
 from experiments._options import RunOptions
 from experiments._run import RunFolder
 from experiments._sweep import Task
 from experiments._train import Trained
-from vae_jax.evaluation import ACTIVE_KL, ElboEstimate, disentanglement, encode_all, estimate_elbo
+from vae_jax.evaluation import ACTIVE_KL, disentanglement, encode_all
 from vae_jax.likelihoods import bernoulli
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import ACTIVATIONS, MLPDecoder, MLPEncoder, conv
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.sprites import factors_of, index_of
 from vae_jax.train import make_trainer
-from vae_jax.types import Params
 
 EXPERIMENT = "disentangle"
-EVALUATION_SEED = 2**31  # one that --seed does not take
 CHANNELS = (32, 32, 64, 64)
 # Of the steps, how many the capacity rises over: the 100,000 of 300,000 of arXiv 1811.12359.
 RISE = 1 / 3
@@ -122,9 +120,6 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
         preprocess=found.preprocess,
     )
 
-    def evaluate(params: Params, test: Array) -> ElboEstimate:
-        return estimate_elbo(jax.random.key(EVALUATION_SEED), vae, found.preprocess, params, test)
-
     title = " · ".join([config.dataset, config.objective, *model_words(config)])
     return config, Task(
         experiment=EXPERIMENT,
@@ -140,7 +135,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
         vae=vae,
         preprocess=found.preprocess,
         trainer=trainer,
-        evaluate=evaluate,
+        evaluate=elbo_of(vae, found.preprocess),
         data=found.stored(train),
         test=test,
         batch_size=config.batch_size,
@@ -197,7 +192,9 @@ def _draw(
     dims = np.argsort(-kl, kind="stable")
     zs = np.tile(mean, (len(dims), len(TRAVERSAL), 1))
     zs[np.arange(len(dims)), :, dims] = TRAVERSAL
-    images = np.asarray(_decode(vae, trained.params, jnp.asarray(zs)))
+    flat = jnp.asarray(zs.reshape(-1, vae.latent_dim))
+    images = np.asarray(decoded_means(vae, trained.params, flat))
+    images = images.reshape(*zs.shape[:2], *images.shape[1:])
     words = [title, described(trained.member.setting), f"seed {trained.member.seed}"]
     figures.save(
         figures.traversals(images, TRAVERSAL, dims, title=" · ".join(words), kl=kl[dims]),
@@ -208,11 +205,3 @@ def _draw(
         dims=dims,
         kl=kl[dims],
     )
-
-
-@partial(jax.jit, static_argnums=0)
-def _decode(
-    vae: VAE, params: Params, zs: Float[Array, "dims steps latent"]
-) -> Float[Array, "dims steps height width channels"]:
-    """The mean image of every z."""
-    return jax.vmap(jax.vmap(lambda z: vae.likelihood.mean(vae.decode(params, z))))(zs)

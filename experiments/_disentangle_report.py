@@ -9,7 +9,7 @@ import numpy as np
 from experiments._disentangle_part import PartConfig
 from experiments._grid import short
 from experiments._progress import console, table
-from experiments._report import Result, by_setting, over_seeds, plus_minus
+from experiments._report import Result, by_setting, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
 from vae_jax.evaluation import ACTIVE_KL
 from vae_jax.sprites import FACTORS
@@ -78,8 +78,7 @@ def write_report(
     ]
     remarks = [f"{part.objective}, {one.name}: {one.problem}" for part, one in stopped]
 
-    lines = [columns, ["---"] * len(columns), *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    body = markdown_table(columns, rows)
     tail = "".join(f"- {remark}\n" for remark in remarks)
     folder.write_text("table.md", f"{said}\n\n{body}\n" + (f"\n{tail}" if tail else ""))
     folder.write_json(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from experiments._noise import PICTURE_SEED
 from experiments._train import Trained, snapshot_epochs
 from vae_jax.data import ImageData
 from vae_jax.evaluation import ACTIVE_KL
@@ -21,9 +22,6 @@ SAMPLES = 100
 TRAVERSAL = np.linspace(-3.0, 3.0, 11)
 # Images that are encoded or decoded at once.
 CHUNK = 1000
-# One fixed key for every picture, so that those of different models can be compared; the
-# seed is one that --seed does not take.
-PICTURE_SEED = 2**31 + 1
 
 
 class ImagePictures(NamedTuple):
@@ -41,7 +39,7 @@ class ImagePictures(NamedTuple):
 
     def reconstruct(self, params: Params) -> Float[Array, "n height width channels"]:
         """The first test image of each class, encoded and decoded by the means of q and p."""
-        return _decode(self.vae, params, _encode(self.vae, params, self.originals())[0])
+        return decoded_means(self.vae, params, _encode(self.vae, params, self.originals())[0])
 
     def originals(self) -> Float[Array, "n height width channels"]:
         """The first test image of each class, as the model sees it."""
@@ -151,7 +149,7 @@ class ImagePictures(NamedTuple):
         return jax.vmap(self.preprocess)(keys, jnp.asarray(stored))
 
     def _decode(self, params: Params, zs: np.ndarray | Array) -> np.ndarray:
-        return np.asarray(_decode(self.vae, params, jnp.asarray(zs)))
+        return np.asarray(decoded_means(self.vae, params, jnp.asarray(zs)))
 
 
 class _Keys(NamedTuple):
@@ -172,7 +170,7 @@ def _encode(
 
 
 @partial(jax.jit, static_argnums=0)
-def _decode(
+def decoded_means(
     vae: VAE, params: Params, zs: Float[Array, "n latent"]
 ) -> Float[Array, "n height width channels"]:
     """Means of p(x | z) on [0, 1]; a Gaussian's mean may lie outside and is clipped."""

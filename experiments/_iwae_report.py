@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments._progress import console, table
-from experiments._report import Result, over_seeds, plus_minus
+from experiments._report import Result, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
 
 # Negative log p(x), nats, by method, stochastic layers and k: table 1 of arXiv 1509.00519 as it
@@ -85,8 +85,7 @@ def write_table(
     if any(part.layers > 1 for part in parts):
         remarks.append("active units: of both stochastic layers together")
     remarks += [f"{one.name}: {one.problem}" for own in results for one in own if one.problem]
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    body = markdown_table(COLUMNS, rows)
     said = "".join(f"- {remark}\n" for remark in remarks)
     folder.write_text("table.md", f"{title}; test split, nats per image\n\n{body}\n\n{said}")
     folder.write_json("summary.json", {"title": title, "rows": records, "remarks": remarks})
@@ -165,8 +164,8 @@ def _draw(
             for field, array in found._asdict().items()
         }
         figure = figures.samples_in_bound(methods, title=layered)
-        figures.save(figure, folder.path / name, **arrays)
-        drawn.append(name)
+        figures.save(figure, folder.figures / name, **arrays)
+        drawn.append(f"figures/{name}")
     return drawn
 
 

@@ -21,7 +21,7 @@ from vae_jax.types import Hyper, Params
 OURS = "vae_jax"
 LEARNING_RATE = 1e-3
 # Every model is judged with the same noise on the same test images.
-EVALUATION_SEED = 0
+NOISE_SEED = 0
 
 # Intensities 0 to 255.
 Images = UInt8[np.ndarray, "n height width channels"]
@@ -298,7 +298,7 @@ PEERS = {
 def neg_elbo_of(vae: VAE, params: Params, images: Images) -> float:
     """The negative ELBO over a whole test split (nats per image), one ruler for every peer."""
     estimate = estimate_elbo(
-        key=jax.random.key(EVALUATION_SEED),
+        key=jax.random.key(NOISE_SEED),
         vae=vae,
         preprocess=intensities,
         params=params,

@@ -110,10 +110,26 @@ def show(title: str, results: Sequence[Result], missing: Sequence[str]) -> None:
 def markdown(title: str, results: Sequence[Result], missing: Sequence[str]) -> str:
     """The closing table as Markdown, with the slices that are missing in it."""
     columns, rows = _cells(results)
-    lines = [columns, ["---"] * len(columns), *rows]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     remarks = "".join(f"- {line}\n" for line in _remarks(results, missing))
+    body = markdown_table(columns, rows)
     return f"{title}\n\n{body}\n" + (f"\n{remarks}" if remarks else "")
+
+
+def markdown_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers_right: bool = False
+) -> str:
+    """A table as Markdown, without a newline at its end.
+
+    Args:
+        columns: the first line.
+        rows: the others, as long.
+        numbers_right: whether all columns but the first are aligned at their right.
+
+    Returns:
+        The lines.
+    """
+    rule = ["---", *["---:" if numbers_right else "---"] * (len(columns) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (columns, rule, *rows))
 
 
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
@@ -179,8 +195,8 @@ class _Grid(NamedTuple):
     @property
     def lead(self) -> str | None:
         """The first setting that takes several values, if one does."""
-        # A class that was left out is no number to draw along.
-        fields = [field for field in dict(self.settings[0]) if field != "left_out"]
+        # A class that was left out, and whether there is a z, are no numbers to draw along.
+        fields = [f for f in dict(self.settings[0]) if f not in ("left_out", "latent")]
         swept = {field: {dict(setting)[field] for setting in self.settings} for field in fields}
         return next((field for field, found in swept.items() if len(found) > 1), None)
 

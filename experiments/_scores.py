@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments._noise import SCORE_SEED
 from vae_jax.evaluation import SCORES, anomaly_scores
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess, as_stored
 from vae_jax.types import Params
 
-# The same noise for every model; the seed is one that --seed does not take.
-SCORE_SEED = 2**31 + 1
 _AT_ONCE = 1_024
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments._folds import Split
 from experiments._grid import described
+from experiments._noise import DRAW_SEED
 from experiments._report import Result, over_seeds
 from experiments._representation import METRICS, NEIGHBOURS, REFERENCES
 from experiments._train import Trained
@@ -25,7 +26,6 @@ MOST_PAIRS, MOST_DRAWN = 5, 1_000
 TRAVERSAL = np.linspace(-2.5, 2.5, 41)
 MOST_PANELS = 6
 MOST_SCORED = 10_000
-DRAW_SEED = 2**31 + 2
 SHOWN_METRICS = ("knn_accuracy", "ari", "silhouette", "trustworthiness")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from experiments._folds import Split
 from experiments._grid import described
 from experiments._progress import console, table
-from experiments._report import Result, by_setting, over_seeds, plus_minus
+from experiments._report import Result, by_setting, markdown_table, over_seeds, plus_minus
 from experiments._representation import (
     MEANING,
     METRICS,
@@ -189,10 +189,9 @@ class TableReport:
         over = f"{len(repeats)} seeds, each the mean of its folds" if len(repeats) > 1 else "folds"
         title = f"{self.table.name}: held-out rows, mean ± standard error over {over}"
         remarks = _who_wins(found)
-        text = (
-            f"{title}, the best in bold. {MEANING}\n\n{as_markdown(columns, rows, best)}\n"
-            + "".join(f"- {line}\n" for line in remarks)
-        )
+        compared = markdown_table(columns, _in_bold(rows, best))
+        said = "".join(f"- {line}\n" for line in remarks)
+        text = f"{title}, the best in bold. {MEANING}\n\n{compared}\n\n{said}"
         names = [column.name for column in self.table.columns]
         header = ["column", "kind", *errors]
         body = [
@@ -205,7 +204,7 @@ class TableReport:
         ]
         text += (
             "\nReconstruction of each column: RMSE in its own units, of binary and categorical "
-            f"columns the share that is wrong.\n\n{as_markdown(header, body, {})}"
+            f"columns the share that is wrong.\n\n{markdown_table(header, body)}\n"
         )
         run.write_text("comparison.md", text)
         run.write_json(
@@ -297,13 +296,9 @@ def _who_wins(found: Mapping[str, list[Result]]) -> list[str]:
     return lines or ["no reference is ahead of the best model in any column"]
 
 
-def as_markdown(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], best: Mapping[int, int]
-) -> str:
-    """A table as Markdown, in bold the cell of the best row of a column."""
-    lines = [list(columns), ["---"] * len(columns)]
-    for number, row in enumerate(rows):
-        lines.append(
-            [f"**{cell}**" if best.get(place) == number else cell for place, cell in enumerate(row)]
-        )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def _in_bold(rows: Sequence[Sequence[str]], best: Mapping[int, int]) -> list[list[str]]:
+    """The cells of a table for Markdown, in bold that of the best row of a column."""
+    return [
+        [f"**{cell}**" if best.get(place) == number else cell for place, cell in enumerate(row)]
+        for number, row in enumerate(rows)
+    ]

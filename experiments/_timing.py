@@ -16,6 +16,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments._progress import console, table
+from experiments._report import markdown_table
 from experiments._run import RunFolder
 from vae_jax import figures
 
@@ -156,8 +157,6 @@ def write_results(
     """
     RunFolder(files.parent).write_json(f"{files.name}.json", result)
     columns, cells = list(rows[0]), [list(row.values()) for row in rows]
-    rules = ["---", *["---:"] * (len(columns) - 1)]
-    lines = ["| " + " | ".join(line) + " |" for line in (columns, rules, *cells)]
 
     on = result["machine"]
     about = [f"{on['cpu_model']}, {on['cpu_count']} cores, NPROC {on['NPROC'] or 'not set'}"]
@@ -167,7 +166,8 @@ def write_results(
         about.append(f"{on['cpus_busy_with_others']:.2f} processors busy with other processes")
     versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
 
-    paragraphs = [f"# {title}", "\n".join(lines), *notes, f"{', '.join(about)}; {versions}."]
+    body = markdown_table(columns, cells, numbers_right=True)
+    paragraphs = [f"# {title}", body, *notes, f"{', '.join(about)}; {versions}."]
     files.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     console().print(table(title, columns, cells))
 

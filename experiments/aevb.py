@@ -8,9 +8,10 @@ is the one of 0.01, 0.02 and 0.1 whose bound on the training data is best after 
 each panel and method.
 
 Members of one shape (the step sizes of a pilot, the seeds) are one sweep, and each latent size is
-a program of its own. Padded to one size and masked, several sizes would compile once, which saves
-4 seconds for each; but on a CPU a step of 3 dimensions padded to 20 takes 7% longer, padded to 200
-46% longer, which is more than that after a million points. Grouping was therefore chosen.
+a program of its own. Padded to one size and masked, several sizes would compile once, but each of
+them would take the products of the largest. For an image of MNIST encoder and decoder with z
+dimensions have 500 (2 * 784 + 3 z) multiply-adds: 788,500 with 3 dimensions, 814,000 (3% more)
+when they are padded to 20, 1,084,000 (37.5% more) when they are padded to 200.
 
 Reference:
     Kingma and Welling, Auto-Encoding Variational Bayes (arXiv 1312.6114), section 5,

@@ -5,14 +5,13 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
-from jaxtyping import Array
 
 from experiments._anomaly_report import AnomalyReport, Problem
 from experiments._distributed import connected
 from experiments._folds import as_subsets, split_of, spread_over_cores
 from experiments._grid import Axis, grid, short
+from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options
 from experiments._outliers import image_tasks, table_tasks
 from experiments._run import RunFolder, check, check_members, flag_of, main
@@ -20,10 +19,6 @@ from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._tables import complete
 from vae_jax.data import TABLES, load_images
-from vae_jax.evaluation import (
-    ElboEstimate,
-    estimate_elbo,
-)
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.model import make_vae
 from vae_jax.networks import ACTIVATIONS, mlp
@@ -32,11 +27,9 @@ from vae_jax.preprocess import BINARIZE, as_stored
 from vae_jax.sweep import Subsets
 from vae_jax.tabular import make_table_vae
 from vae_jax.train import OPTIMIZERS, flat, make_trainer
-from vae_jax.types import Params
 
 EXPERIMENT = "anomaly"
 PROG = "python -m experiments.anomaly"
-EVALUATION_SEED = 2**31  # one that --seed does not take
 Dataset = Literal["wine", "breast_cancer", "digits", "mnist"]
 PixelLikelihood = Literal["bernoulli", "continuous_bernoulli", "gaussian", "gaussian_learned_scale"]
 
@@ -225,10 +218,6 @@ def prepare(config: Config) -> tuple[Config, Task]:
         preprocess=problem.preprocess,
     )
 
-    def evaluate(params: Params, test: Array) -> ElboEstimate:
-        key = jax.random.key(EVALUATION_SEED)
-        return estimate_elbo(key, problem.vae, problem.preprocess, params, test)
-
     axes = [
         Axis("beta", config.beta, "beta"),
         Axis("learning_rate", (config.learning_rate or 1e-3,), "learning_rate"),
@@ -271,7 +260,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         vae=problem.vae,
         preprocess=problem.preprocess,
         trainer=trainer,
-        evaluate=evaluate,
+        evaluate=elbo_of(problem.vae, problem.preprocess),
         data=problem.data,
         test=problem.test,
         batch_size=batch,

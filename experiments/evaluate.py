@@ -15,11 +15,13 @@ from jaxtyping import Array
 from experiments._grid import described
 from experiments._importance import importance_of
 from experiments._loaded import Loaded, Run, load_run
+from experiments._noise import EVALUATION_SEED, SURGERY_SEED
 from experiments._progress import console, table
 from experiments._report import (
     Result,
     by_setting,
     draw_rate_distortion,
+    markdown_table,
     over_seeds,
     plus_minus,
 )
@@ -41,7 +43,6 @@ from vae_jax.preprocess import Preprocess
 from vae_jax.sweep import Subsets, part_of
 
 PROG = "python -m experiments.evaluate"
-EVALUATION_SEED = 2**31  # one that --seed does not take
 FITTED = 10_000  # training examples, at most, that the classifiers are fitted on
 SURGERY = 2000  # samples of the aggregate posterior, at least
 FEW_SAMPLES = 2.0  # effective ones; an estimate from fewer rests on one sample
@@ -146,7 +147,7 @@ def run(config: Config) -> None:
 
 def _evaluate(config: Config, trained: Run, loaded: Loaded) -> Found:
     task, params = trained.task, loaded.params
-    key, key_surgery = jax.random.key(EVALUATION_SEED), jax.random.key(EVALUATION_SEED + 1)
+    key, key_surgery = jax.random.key(EVALUATION_SEED), jax.random.key(SURGERY_SEED)
     data = {}
     for half, stored in (("train", task.data), ("test", task.test)):
         data[half] = part_of(stored, loaded.member.split)
@@ -275,9 +276,9 @@ def _write(
         [name, *(plus_minus(*over_seeds(group, key), digits) for group in groups.values())]
         for key, (name, digits) in shown.items()
     ]
-    lines = ["| " + " | ".join(row) + " |" for row in ([columns, ["---"] * len(columns), *rows])]
+    body = markdown_table(columns, rows)
     remarks = _remarks(config, trained, results, failed)
-    text = [f"{task.title}: held-out data", "", *lines, "", *(f"- {remark}" for remark in remarks)]
+    text = [f"{task.title}: held-out data", "", body, "", *(f"- {remark}" for remark in remarks)]
     folder.write_text("evaluation.md", "\n".join(text) + "\n")
     folder.write_json(
         "evaluation.json",

@@ -28,6 +28,7 @@ from jaxtyping import Array, ArrayLike
 from experiments._grid import Axis, grid
 from experiments._importance import importance_of
 from experiments._iwae_report import write_table
+from experiments._noise import EVALUATION_SEED, elbo_of
 from experiments._options import RunOptions
 from experiments._parts import (
     Part,
@@ -41,13 +42,7 @@ from experiments._run import RunFolder, check, main
 from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.data import ImageData, load_images
-from vae_jax.evaluation import (
-    ElboEstimate,
-    active_units,
-    encode_all,
-    estimate_elbo,
-    posterior_mean_variance,
-)
+from vae_jax.evaluation import active_units, encode_all, posterior_mean_variance
 from vae_jax.likelihoods import bernoulli
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import ACTIVATIONS, mlp, two_layer_mlp
@@ -55,11 +50,10 @@ from vae_jax.objectives import elbo, iwae
 from vae_jax.preprocess import binarize_dynamic
 from vae_jax.train import OptimizerOf, make_trainer
 from vae_jax.two_layer import make_two_layer_vae
-from vae_jax.types import Params, Scalar
+from vae_jax.types import Scalar
 
 EXPERIMENT = "iwae"
 PROG = "python -m experiments.iwae"
-EVALUATION_SEED = 2**31  # one that --seed does not take
 BATCH_SIZE = 20
 STAGES = 8  # of the learning rate; each is three times as long as the one before
 # Passes through the training images; the last is the paper's.
@@ -232,9 +226,6 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
         preprocess=binarize_dynamic,
     )
 
-    def evaluate(params: Params, test: Array) -> ElboEstimate:
-        return estimate_elbo(jax.random.key(EVALUATION_SEED), vae, binarize_dynamic, params, test)
-
     label = f"{config.method.upper()} k = {config.k}"
     layers = "one stochastic layer" if config.layers == 1 else "two stochastic layers"
     title = f"{images.name} · {label} · {layers} · {config.epochs} epochs"
@@ -253,7 +244,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
         vae=vae,
         preprocess=binarize_dynamic,
         trainer=trainer,
-        evaluate=evaluate,
+        evaluate=elbo_of(vae, binarize_dynamic),
         data=train,
         test=test,
         batch_size=BATCH_SIZE,

@@ -7,27 +7,24 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
-from jaxtyping import Array
 
 from experiments._distributed import connected
 from experiments._grid import Axis, Member, described, grid, short, shown_axes
 from experiments._images import ImagePictures
+from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options
 from experiments._run import UsageError, check, check_members, flag_of, is_finite, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._train import Trained
 from vae_jax.data import load_images
-from vae_jax.evaluation import ElboEstimate, estimate_elbo
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.preprocess import BINARIZE
 from vae_jax.train import OPTIMIZERS, make_trainer
-from vae_jax.types import Params
 
 EXPERIMENT = "mnist"
 PROG = "python -m experiments.mnist"
@@ -121,9 +118,6 @@ OBJECTIVE_DEFAULTS = {
 IMPORTANCE_SAMPLES = {"iwae": 50, "dreg": 50}  # of a posterior, without --samples
 LONGEST_NAME = 120  # characters of a run's name
 DEFAULT_SCALE = {"gaussian": 0.1, "gaussian_learned_scale": 0.01}
-# Every model is judged with the same noise and the same binarisation of the test images; the
-# seed is one that --seed does not take.
-EVALUATION_SEED = 2**31
 
 
 def validate(config: Config) -> Config:
@@ -367,9 +361,6 @@ def prepare(config: Config) -> tuple[Config, Task]:
     )
     pictures = ImagePictures(vae, preprocess, images)
 
-    def evaluate(params: Params, test: Array) -> ElboEstimate:
-        return estimate_elbo(jax.random.key(EVALUATION_SEED), vae, preprocess, params, test)
-
     title = " · ".join(
         [
             config.dataset,
@@ -397,7 +388,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         vae=vae,
         preprocess=preprocess,
         trainer=trainer,
-        evaluate=evaluate,
+        evaluate=elbo_of(vae, preprocess),
         data=images.train_images,
         test=images.test_images,
         batch_size=config.batch_size,

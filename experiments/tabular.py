@@ -5,9 +5,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import jax
-from jaxtyping import Array
-
 from experiments._distributed import connected
 from experiments._folds import (
     as_subsets,
@@ -17,24 +14,22 @@ from experiments._folds import (
     spread_over_cores,
 )
 from experiments._grid import Axis, grid, short, shown_axes
+from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options
 from experiments._run import UsageError, check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._tables import TableReport
 from vae_jax.data import Table, load_table, read_table
-from vae_jax.evaluation import ElboEstimate, estimate_elbo
 from vae_jax.networks import ACTIVATIONS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.preprocess import as_stored
 from vae_jax.tabular import make_table_vae
 from vae_jax.train import OPTIMIZERS, flat, make_trainer
-from vae_jax.types import Params
 
 EXPERIMENT = "tabular"
 PROG = "python -m experiments.tabular"
 LONGEST_NAME = 120  # characters of a run's name
-EVALUATION_SEED = 2**31  # one that --seed does not take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,10 +230,6 @@ def prepare(config: Config) -> tuple[Config, Task]:
         preprocess=as_stored,
     )
 
-    def evaluate(params: Params, test: Array) -> ElboEstimate:
-        key = jax.random.key(EVALUATION_SEED)
-        return estimate_elbo(key, vae, as_stored, params, test, num_samples=16)
-
     hidden = "-".join(map(str, config.hidden)) or "linear"
     title = f"{table.name} · {hidden} · z {config.latent_dim}"
     report = TableReport(
@@ -267,7 +258,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         vae=vae,
         preprocess=as_stored,
         trainer=trainer,
-        evaluate=evaluate,
+        evaluate=elbo_of(vae, as_stored, num_samples=16),
         data=data,
         test=test,
         batch_size=batch,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from test_experiments import environment
+from command_line import environment
 
 
 def free_port(among: Sequence[int] = (0,)) -> int:

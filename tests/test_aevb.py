@@ -1,8 +1,5 @@
 """The figures of Auto-Encoding Variational Bayes, and the program that trains them."""
 
-import contextlib
-import io
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import Done, call, read_json, surroundings  # noqa: F401
 from PIL import Image
-from test_experiments import Done, read_json, surroundings  # noqa: F401
 
 from experiments import aevb
 from experiments._aevb import (
@@ -26,7 +23,6 @@ from experiments._aevb import (
 from experiments._aevb_panels import Finished, Panel
 from experiments._aevb_report import claims
 from experiments._report import Result
-from experiments._run import main
 from vae_jax import figures
 from vae_jax.figures import BoundCurve
 from vae_jax.likelihoods import bernoulli
@@ -51,36 +47,31 @@ def loaded_anew() -> Iterator[None]:
     load_pixels.cache_clear()
 
 
-def call(folder: Path, *flags: str) -> Done:
-    """The command line in this process; the figures of a pilot's sweep are tested elsewhere."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["aevb.py", *flags])
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """The figures of a pilot's sweep are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments._sweep.draw", lambda *_, **__: None)
-        try:
-            main(aevb.Config, aevb.run, aevb.PROG)
-        except SystemExit as stop:
-            code = stop.code
-    return Done(code, out.getvalue(), err.getvalue(), folder / "results" / "aevb" / "smoke")
+        yield
 
 
 @pytest.fixture(scope="module")
 def smoke(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     load_pixels.cache_clear()
     flags = ("--budget", "smoke", "--panels", "mnist-z2", "frey-z2", "--data-dir", str(folder))
-    return call(tmp_path_factory.mktemp("smoke"), *flags)
+    return call(aevb, tmp_path_factory.mktemp("smoke"), *flags)
 
 
-def test_a_small_run_leaves_a_report(smoke):
+@pytest.fixture(scope="module")
+def run(smoke: Done) -> Path:
+    return smoke.folder / "results" / "aevb" / "smoke"
+
+
+def test_a_small_run_leaves_a_report(smoke, run):
     assert smoke.code == 0, smoke.err
     assert smoke.err.count("\n") == 1
     assert smoke.err.startswith("warning: mnist is not available")
-    assert {path.name for path in smoke.run.iterdir()} == {
+    assert {path.name for path in run.iterdir()} == {
         "config.json",
         "figures",
         "provenance.json",
@@ -89,7 +80,7 @@ def test_a_small_run_leaves_a_report(smoke):
         *(f"mnist-z2-aevb{end}" for end in ("", "-pilot")),
         *(f"frey-z2-{method}{end}" for method in aevb.METHODS for end in ("", "-pilot")),
     }
-    summary = read_json(smoke.run / "summary.json")
+    summary = read_json(run / "summary.json")
     runs = {(panel["panel"], panel["method"]): panel for panel in summary["panels"]}
     assert list(runs) == [
         ("mnist-z2", "aevb"),
@@ -101,50 +92,50 @@ def test_a_small_run_leaves_a_report(smoke):
         assert np.isfinite([panel["train"]["mean"], panel["test"]["mean"]]).all()
     # The digits of scikit-learn are called what they are; nothing is compared with the paper.
     assert runs["mnist-z2", "aevb"]["dataset"] == "digits"
-    table = (smoke.run / "table.md").read_text("utf-8")
+    table = (run / "table.md").read_text("utf-8")
     assert "| digits, 2-D | AEVB |" in table
     # A thousand images are no match for the paper's.
     assert "1000 to 1400" not in table
     assert table.count("| Frey Face, 2-D |") == 2
 
 
-def test_the_pilot_chooses_the_step_size(smoke):
+def test_the_pilot_chooses_the_step_size(run):
     for name in ("mnist-z2-aevb", "frey-z2-aevb", "frey-z2-wake_sleep"):
-        pilot = read_json(smoke.run / f"{name}-pilot" / "config.json")
-        chosen = read_json(smoke.run / name / "config.json")["learning_rate"]
+        pilot = read_json(run / f"{name}-pilot" / "config.json")
+        chosen = read_json(run / name / "config.json")["learning_rate"]
         assert tuple(pilot["learning_rate"]) == STEP_SIZES
         rows = np.genfromtxt(
-            smoke.run / f"{name}-pilot" / "metrics.csv", delimiter=",", names=True, dtype=None
+            run / f"{name}-pilot" / "metrics.csv", delimiter=",", names=True, dtype=None
         )
         best = rows[np.argmin(rows["train_neg_elbo"])]
         assert chosen == [best["learning_rate"]]
 
 
-def test_the_figures_are_not_blank(smoke):
-    names = {path.name for path in (smoke.run / "figures").iterdir()}
+def test_the_figures_are_not_blank(run):
+    names = {path.name for path in (run / "figures").iterdir()}
     wanted = ("figure2", "figure4_frey", "figure4_mnist", "figure5")
     assert names == {name + end for name in wanted for end in (".png", ".npz")}
     for name in wanted:
-        with Image.open(smoke.run / "figures" / f"{name}.png") as image:
+        with Image.open(run / "figures" / f"{name}.png") as image:
             pixels = np.asarray(image.convert("L"))
         height, width = pixels.shape
         middle = pixels[height // 4 : -height // 4, width // 4 : -width // 4]
         assert np.ptp(middle) > 0, f"{name}.png is blank"
-    with np.load(smoke.run / "figures" / "figure2.npz") as arrays:
+    with np.load(run / "figures" / "figure2.npz") as arrays:
         assert arrays["frey_z2_aevb_test"].shape == (1, 3)
         np.testing.assert_array_equal(arrays["frey_z2_wake_sleep_points"], [1000, 2000, 3000])
-    with np.load(smoke.run / "figures" / "figure4_frey.npz") as arrays:
+    with np.load(run / "figures" / "figure4_frey.npz") as arrays:
         assert arrays["images"].shape == (20, 20, 28, 20, 1)
 
 
-def test_a_resumed_run_trains_nothing_anew(smoke, folder):
-    before = (smoke.run / "table.md").read_text("utf-8")
+def test_a_resumed_run_trains_nothing_anew(smoke, run, folder):
+    before = (run / "table.md").read_text("utf-8")
     flags = ("--budget", "smoke", "--panels", "mnist-z2", "frey-z2", "--data-dir", str(folder))
-    again = call(smoke.run.parents[2], *flags, "--resume")
+    again = call(aevb, smoke.folder, *flags, "--resume")
     assert again.code == 0, again.err
     assert again.out.count("done before") == 6
-    assert (smoke.run / "table.md").read_text("utf-8") == before
-    other = call(smoke.run.parents[2], *flags[:2], "--data-dir", str(folder), "--resume")
+    assert (run / "table.md").read_text("utf-8") == before
+    other = call(aevb, smoke.folder, *flags[:2], "--data-dir", str(folder), "--resume")
     assert other.code == 2
     assert other.err.splitlines()[-1].startswith("error: --panels")
 
@@ -166,7 +157,7 @@ def test_a_resumed_run_trains_nothing_anew(smoke, folder):
 )
 def test_bad_input_ends_in_one_line(flags, said, tmp_path):
     data = () if "--data-dir" in flags else ("--data-dir", str(tmp_path))
-    done = call(tmp_path, *flags, *data)
+    done = call(aevb, tmp_path, *flags, *data)
     assert done.code == 2
     assert done.err.count("\n") == 1
     assert said in done.err
@@ -177,7 +168,7 @@ def test_faces_that_are_damaged_are_an_error_even_if_not_asked_for(tmp_path):
     path = tmp_path / "frey_faces" / "frey_faces.npy"
     path.parent.mkdir()
     path.write_bytes(b"no array")
-    done = call(tmp_path, "--budget", "smoke", "--data-dir", str(tmp_path))
+    done = call(aevb, tmp_path, "--budget", "smoke", "--data-dir", str(tmp_path))
     assert (done.code, done.err.count("\n")) == (2, 1)
     assert str(path) in done.err
 

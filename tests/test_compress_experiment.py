@@ -1,26 +1,23 @@
 """`experiments.compress`: trained, packed, unpacked and reported for real."""
 
-import contextlib
 import gzip
-import io
 import json
 import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
+from command_line import call, surroundings  # noqa: F401
 from PIL import Image
-from test_experiments import surroundings  # noqa: F401
-from test_tabular_experiments import Done
 
 from experiments import _compress_report, compress
 from experiments._compress_files import read_images, sizes_of_codecs
 from experiments._loaded import load_run
-from experiments._run import UsageError, main
+from experiments._run import UsageError
 from vae_jax import figures
 from vae_jax.compression import load_codec, model_hash
 from vae_jax.compression.exact import rounded
@@ -31,26 +28,9 @@ TINY = ("--dataset", "digits", "--epochs", "2", "--hidden", "8", "--latent-dim",
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
-def call(folder: Path, *words: str) -> Done:
-    """A command line in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["compress.py", *words])
-        try:
-            main(cast(Any, compress.Command), compress.run, compress.PROG)
-        except SystemExit as stop:
-            code = stop.code
-    return Done(code, out.getvalue(), err.getvalue())
-
-
 def refused(folder: Path, *words: str) -> str:
     """The one line that is said."""
-    done = call(folder, *words)
+    done = call(compress, folder, *words)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
@@ -69,7 +49,7 @@ def home(compiled_quickly, grey, tmp_path_factory) -> Path:
     bits = ("--name", "bits", "--beta", "1", "4")
     raw = ("--name", "raw", "--binarize", "none", "--likelihood", "beta_binomial")
     for flags in ((*bits, "--figures", "none"), raw):
-        done = call(folder, "train", *TINY, *flags)
+        done = call(compress, folder, "train", *TINY, *flags)
         assert (done.code, done.err) == (0, "")
     np.save(folder / "bits.npy", np.where(grey >= 128, 255, 0).astype(np.uint8))
     np.save(folder / "grey.npy", grey[:50])
@@ -108,14 +88,14 @@ def test_figures_are_those_of_every_experiment(home):
 )
 def test_images_are_packed_and_unpacked(home, tmp_path, run, images, flags):
     packed, found = tmp_path / "out.vae", tmp_path / "out.npy"
-    done = call(home, "pack", run, images, str(packed), *flags)
+    done = call(compress, home, "pack", run, images, str(packed), *flags)
     assert (done.code, done.err) == (0, "")
     size = packed.stat().st_size
     whole = np.load(home / images)
     assert f"{len(whole):,} images in {size:,} bytes, {8 * size / whole.size:.4f} bits" in done.out
     assert "unpacking it again in a second process\n" in done.out
     assert "a second process has given them back, every byte" in done.out
-    done = call(home, "unpack", run, str(packed), str(found))
+    done = call(compress, home, "unpack", run, str(packed), str(found))
     assert (done.code, done.err) == (0, "")
     np.testing.assert_array_equal(np.load(found), whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npy", "out.vae"]
@@ -130,7 +110,7 @@ def test_a_file_that_cannot_be_given_back_is_not_kept(home, tmp_path, monkeypatc
         return bytes(content)
 
     monkeypatch.setattr(compress, "pack", damaged)
-    done = call(home, "pack", RAW, "grey.npy", str(tmp_path / "out.vae"))
+    done = call(compress, home, "pack", RAW, "grey.npy", str(tmp_path / "out.vae"))
     assert done.code == 1
     assert "not kept, a second process could not unpack it (error: " in done.err
     assert "lane 0 is damaged: its checksum differs" in done.err
@@ -140,10 +120,10 @@ def test_a_file_that_cannot_be_given_back_is_not_kept(home, tmp_path, monkeypatc
 def test_what_was_packed_earlier_is_unpacked_after_further_epochs(home, tmp_path):
     run, packed = tmp_path / "run", str(tmp_path / "out.vae")
     shutil.copytree(home / RAW, run)
-    assert call(home, "pack", str(run), "grey.npy", packed).code == 0
+    assert call(compress, home, "pack", str(run), "grey.npy", packed).code == 0
     models = run / "models" / "beta1-seed0"
     shutil.copy(models / "epoch1.npz", models / "epoch3.npz")
-    assert call(home, "unpack", str(run), packed, str(tmp_path / "x.npy")).code == 0
+    assert call(compress, home, "unpack", str(run), packed, str(tmp_path / "x.npy")).code == 0
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.load(home / "grey.npy"))
 
 
@@ -169,10 +149,10 @@ def test_a_stop_leaves_nothing_and_says_so(home, tmp_path, monkeypatch):
     packed = str(tmp_path / "out.vae")
     monkeypatch.setattr("experiments._run.signal.signal", stop_is_heard)
     monkeypatch.setattr(compress, "verify", stop)
-    done = call(home, "pack", RAW, "grey.npy", packed)
+    done = call(compress, home, "pack", RAW, "grey.npy", packed)
     assert (done.code, done.err) == (130, "stopped; nothing was written\n")
     monkeypatch.setattr("experiments._compress_report.pack", stop)
-    done = call(home, "report", BITS)
+    done = call(compress, home, "report", BITS)
     assert (done.code, done.err) == (130, "stopped; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
 
@@ -236,7 +216,7 @@ def test_without_the_entropy_coder_one_line_says_so(home, tmp_path, monkeypatch)
 def test_a_damaged_or_another_model_is_refused(home, tmp_path):
     shutil.copytree(home / RAW, tmp_path / "run")
     packed = str(tmp_path / "out.vae")
-    assert call(home, "pack", RAW, "grey.npy", packed).code == 0
+    assert call(compress, home, "pack", RAW, "grey.npy", packed).code == 0
     said = refused(home, "unpack", BITS, packed, str(tmp_path / "x.npy"))
     assert "out.vae: packed with model" in said
     assert f"which {BITS} does not have" in said
@@ -247,7 +227,7 @@ def test_a_damaged_or_another_model_is_refused(home, tmp_path):
 
 
 def test_the_report(home, grey):
-    done = call(home, "report", BITS)
+    done = call(compress, home, "report", BITS)
     assert (done.code, done.err) == (0, "")
     folder = home / BITS / "report"
     found = json.loads((folder / "report.json").read_text("utf-8"))

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_experiments import surroundings  # noqa: F401
-from test_tabular_experiments import assert_drawn, call
+from command_line import call, surroundings  # noqa: F401
+from test_tabular_experiments import assert_drawn
 
 from experiments import _disentangle_grid, _disentangle_part, disentangle
 from experiments._disentangle_grid import Grid, draw_bits, load_grid, split, unpack_bits

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from command_line import command, read_json
 from processes import Ended, free_port, on_devices, together, until
-from test_experiments import TINY, command, read_json, rows_of
+from test_experiments import TINY, rows_of
 
 EPOCHS, HEARTBEAT = 60, 10
 # Three models on two processes with two devices each, so that they are filled up to four.

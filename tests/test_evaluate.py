@@ -8,9 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from command_line import call, surroundings  # noqa: F401
 from PIL import Image
-from test_experiments import surroundings  # noqa: F401
-from test_tabular_experiments import call
 
 from experiments import evaluate, mnist, tabular
 from experiments._loaded import load_run

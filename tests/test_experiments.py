@@ -1,13 +1,11 @@
 """The command line, run for real: offline, on the small digits, in folders of its own."""
 
 import ast
-import contextlib
 import csv
 import dataclasses
 import errno
 import functools
 import inspect
-import io
 import itertools
 import json
 import math
@@ -24,12 +22,19 @@ import time
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+import command_line
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
+from command_line import (
+    ROOT,
+    Done,
+    command,
+    environment,
+    read_json,
+    surroundings,  # noqa: F401
+)
 from PIL import Image
 from test_train import assert_same_bits
 
@@ -37,7 +42,7 @@ from experiments import mnist
 from experiments._images import ImagePictures
 from experiments._options import RunOptions
 from experiments._progress import clock
-from experiments._run import RunFolder, UsageError, check_members, flag_of, main
+from experiments._run import RunFolder, UsageError, check_members, flag_of
 from experiments._train import StopRequest, snapshot_epochs
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
@@ -52,7 +57,6 @@ from vae_jax.sweep import Population, make_members, make_sweep
 from vae_jax.train import OPTIMIZERS, TrainState, make_trainer
 from vae_jax.types import Hyper
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = ("--dataset", "digits", "--hidden", "8", "--batch-size", "256")
 TRAIN_IMAGES, STEPS = 1437, 5  # of the digits, and whole minibatches of 256 in an epoch
 TABLES = {
@@ -66,78 +70,17 @@ TABLES = {
 }
 
 
-class Done(NamedTuple):
-    """A command that ended, and the folder of the run that it made."""
-
-    code: object
-    out: str
-    err: str
-    run: Path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No data, no network (a proxy that refuses), a fresh cache; put back afterwards."""
-    before = {
-        name: getattr(jax.config, name)
-        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in ("VAE_JAX_DATA", "JAX_COMPILATION_CACHE_DIR", "no_proxy", "NO_PROXY"):
-            patch.delenv(variable, raising=False)
-        for variable in ("http_proxy", "https_proxy"):
-            patch.delenv(variable.upper(), raising=False)
-            patch.setenv(variable, "http://127.0.0.1:9")
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        compilation_cache.reset_cache()
-        yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "experiments.mnist", *flags]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def run_of(folder: Path, out: str) -> Path:
-    """The run's folder, from the second line that a run prints."""
-    return folder / (out.splitlines() or [""])[min(1, out.count("\n"))]
-
-
 def call(folder: Path, *flags: str, draw: bool = True) -> Done:
-    """The command line in this process: only what starts it differs from the real one."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["mnist.py", *flags])
+    """`experiments.mnist` in this process, with the figures of its models or without."""
+    with pytest.MonkeyPatch.context() as patch:
         if not draw:
             patch.setattr(ImagePictures, "draw", lambda *_, **__: None)
-        try:
-            main(mnist.Config, mnist.run, mnist.PROG)
-        except SystemExit as stop:
-            code = stop.code
-    return Done(code, out.getvalue(), err.getvalue(), run_of(folder, out.getvalue()))
+        return command_line.call(mnist, folder, *flags)
 
 
 def good(done: Done) -> Done:
     assert (done.code, done.err) == (0, "")
     return done
-
-
-def read_json(path: Path) -> dict:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{path.name} holds {constant}, which is not JSON")
-
-    return json.loads(path.read_text("utf-8"), parse_constant=refuse)
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
@@ -214,7 +157,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Done:
         text=True,
         timeout=300,
     )
-    return good(Done(done.returncode, done.stdout, done.stderr, run_of(folder, done.stdout)))
+    return good(Done(done.returncode, done.stdout, done.stderr, folder))
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import call, surroundings  # noqa: F401
 from PIL import Image
-from test_experiments import surroundings  # noqa: F401
-from test_tabular_experiments import call
 
 from experiments import evaluate, iwae
 from vae_jax.figures import BySamples, samples_in_bound
@@ -43,7 +42,7 @@ def test_every_row_is_trained_once_and_stands_in_the_table(whole):
     gain = rows[1]["neg_log_likelihood"] - rows[2]["neg_log_likelihood"]
     assert f"k = 2: the IWAE is {gain:.2f} nats better" in done.out
     assert "as published" not in done.out
-    picture = np.asarray(Image.open(run / "figure.png").convert("L"))
+    picture = np.asarray(Image.open(run / "figures" / "figure.png").convert("L"))
     assert picture.std() > 10
 
 

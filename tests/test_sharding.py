@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_experiments import ROOT, TINY, command, environment, rows_of, run_of
+from command_line import ROOT, command, environment, run_of
+from test_experiments import TINY, rows_of
 from test_sweep import One, at, distance, evaluation, leaves, rounding, sweep_of, train, trainer_of
 
 from vae_jax import sharding

@@ -16,22 +16,16 @@ import pytest
 
 # Here, where nothing is redirected: it closes the logs of all that was imported before.
 import submitit
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_experiments import (
-    TINY,
+from command_line import (
     Done,
-    call,
     command,
     environment,
-    good,
     read_json,
-    refused,
-    rows_of,
-    run_of,
     surroundings,  # noqa: F401
-    tree,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_experiments import TINY, call, good, refused, rows_of, tree
 
 from experiments import mnist
 from experiments._grid import Member
@@ -57,7 +51,7 @@ def ran(words: list[str], folder: Path) -> Done:
         timeout=300,
         check=False,
     )
-    return Done(done.returncode, done.stdout, done.stderr, run_of(folder, done.stdout))
+    return Done(done.returncode, done.stdout, done.stderr, folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,23 @@
 """`experiments.tabular` and `experiments.anomaly`: run for real, their files read back."""
 
-import contextlib
 import csv
 import io
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Done, call, surroundings  # noqa: F401
 from PIL import Image
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
-from test_experiments import surroundings  # noqa: F401
 
 from experiments import anomaly, tabular
 from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._outliers import image_tasks, table_tasks
-from experiments._run import main
 from vae_jax import sharding
 from vae_jax.data import load_table
 from vae_jax.sweep import Subsets
@@ -40,29 +36,6 @@ FIGURES = {
     "reconstruction_error",
     "traversals",
 }
-
-
-class Done(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-
-def call(module: ModuleType, folder: Path, *flags: str) -> Done:
-    """A command line in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["experiment.py", *flags])
-        try:
-            main(module.Config, module.run, module.PROG)
-        except SystemExit as stop:
-            code = stop.code
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def read(path: Path) -> dict:
