@@ -75,7 +75,7 @@ def test_only_the_official_file_is_taken(tmp_path, monkeypatch):
 def test_the_official_file_is_read_from_the_folder(tmp_path, monkeypatch):
     (tmp_path / "dsprites").mkdir()
     path = write(tmp_path / "dsprites" / dsprites.FILE)
-    monkeypatch.setattr(dsprites, "_check_official", lambda path: None)
+    monkeypatch.setattr(dsprites, "check_official", lambda path, sha256: None)
     read = dsprites.read_dsprites
     monkeypatch.setattr(dsprites, "read_dsprites", lambda path: read(path, SIZES))
     found = load_dsprites(tmp_path)

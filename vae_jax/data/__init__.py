@@ -6,11 +6,15 @@ from vae_jax.data.encoding import Block, Encoding, fit_encoding
 from vae_jax.data.faces import FaceData, load_frey_faces
 from vae_jax.data.idx import DataError, read_idx
 from vae_jax.data.images import DATASETS, ImageData, load_images
+from vae_jax.data.lengths import buckets, lengths_of
+from vae_jax.data.sentences import TEXTS, Sentences, load_sentences, read_text_file
 from vae_jax.data.tables import TABLES, Column, Table, as_text, load_table, read_table
+from vae_jax.data.tokens import TextRules, encode, text_of
 
 __all__ = [
     "DATASETS",
     "TABLES",
+    "TEXTS",
     "Block",
     "Column",
     "DSprites",
@@ -18,14 +22,22 @@ __all__ = [
     "Encoding",
     "FaceData",
     "ImageData",
+    "Sentences",
     "Table",
+    "TextRules",
     "as_text",
+    "buckets",
     "default_cache_dir",
+    "encode",
     "fit_encoding",
+    "lengths_of",
     "load_dsprites",
     "load_frey_faces",
     "load_images",
+    "load_sentences",
     "load_table",
     "read_idx",
     "read_table",
+    "read_text_file",
+    "text_of",
 ]

@@ -1,9 +1,10 @@
-"""Official image files through TensorFlow Datasets, kept decoded in a cache folder.
+"""Official files through TensorFlow Datasets; those of images are kept decoded in a cache folder.
 
 TensorFlow Datasets knows the addresses and verifies what it downloads; TensorFlow is not
 needed for that. A second start reads the cache and imports neither.
 """
 
+import contextlib
 import hashlib
 import http.client
 import io
@@ -16,6 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,7 +110,33 @@ def one_line(error: BaseException | str) -> str:
     return " ".join(text.split())
 
 
+def download_official(name: str, path: Path) -> None:
+    """Download a data set of one file through TensorFlow Datasets, which verifies it.
+
+    Args:
+        name: of the data set there.
+        path: where the file is put, whole or not at all.
+
+    Raises:
+        UnavailableError: if the file cannot be downloaded, is not the official one, or cannot
+            be put there. Without a network this is known after `PROBE_SECONDS`.
+    """
+    # Beside its place, so that it can be moved there in one stroke.
+    with _official_files(name, path.parent) as (paths, _):
+        (downloaded,) = paths.values()
+        os.replace(downloaded, path)
+
+
 def _download(name: str, manual_dir: Path | None) -> Fetched:
+    with _official_files(name, manual_dir=manual_dir) as (paths, source):
+        return Fetched(read_official(name, paths), source, warning=None)
+
+
+@contextlib.contextmanager
+def _official_files(
+    name: str, folder: Path | None = None, *, manual_dir: Path | None = None
+) -> Iterator[tuple[dict[str, Path], str]]:
+    """The files of a data set by name, kept in a folder until the block ends, and their source."""
     # Whatever the library, its dependencies or the server do wrong is one thing to the user:
     # this door is shut, for the reason given.
     try:
@@ -122,9 +150,11 @@ def _download(name: str, manual_dir: Path | None) -> Fetched:
         if missing:
             probe(missing[0])
         tfds.disable_progress_bar()
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as temporary:
             manager = tfds.download.DownloadManager(
-                download_dir=folder,
+                download_dir=temporary,
                 manual_dir=manual_dir,
                 url_infos=url_infos,
                 dataset_name=name,
@@ -133,14 +163,12 @@ def _download(name: str, manual_dir: Path | None) -> Fetched:
             # One after the other: of several at once, those still under way when one fails
             # would go on writing into the folder that is being removed.
             paths = {file: Path(manager.download(url)) for file, url in url_of.items()}
-            arrays = read_official(name, paths)
+            yield paths, f"TensorFlow Datasets {tfds.__version__}, {name} {builder.VERSION}"
     except UnavailableError:
         raise
     except Exception as error:
         reason = f"TensorFlow Datasets could not fetch it ({one_line(error)})"
         raise UnavailableError(reason) from error
-    source = f"TensorFlow Datasets {tfds.__version__}, {name} {builder.VERSION}"
-    return Fetched(arrays, source, warning=None)
 
 
 def probe(url: str) -> None:

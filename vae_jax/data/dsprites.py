@@ -4,17 +4,16 @@ Two doors, tried in this order: the official file in a folder of the user's; Ten
 Datasets, which knows its address, downloads it once and verifies it.
 """
 
-import hashlib
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vae_jax.data.download import UnavailableError, default_cache_dir, one_line, probe
+from vae_jax.data.download import UnavailableError, default_cache_dir, download_official, one_line
+from vae_jax.data.files import check_official
 from vae_jax.data.idx import DataError
 from vae_jax.data.images import find_data_dir
 
@@ -69,17 +68,17 @@ def load_dsprites(data_dir: Path | None = None, cache_dir: Path | None = None) -
     # lexists: a link that points nowhere is a damaged data set, not an absent one.
     if looked_in is not None and os.path.lexists(looked_in / "dsprites"):
         path, source = looked_in / "dsprites" / FILE, "official file, dsprites/ of the data folder"
-        _check_official(path)
+        check_official(path, SHA256)
     else:
         folder = default_cache_dir() if cache_dir is None else Path(os.path.expanduser(cache_dir))
         path, source = folder / "dsprites" / FILE, "TensorFlow Datasets, dsprites"
         if not path.exists():
             try:
-                _download(path)
+                download_official("dsprites", path)
             except UnavailableError as error:
                 where = f"put its official file {FILE} in FOLDER/dsprites"
                 raise DataError(f"dsprites: {error}; {where} and pass --data-dir FOLDER") from error
-        _check_official(path)
+        check_official(path, SHA256)
     return DSprites(read_dsprites(path), source, {FILE: SHA256})
 
 
@@ -125,40 +124,3 @@ def _import_h5py() -> Any:
     except ImportError:
         raise DataError("dsprites: h5py is needed: pip install -e '.[dsprites]'") from None
     return h5py
-
-
-def _check_official(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    if found != SHA256:
-        raise DataError(f"{path}: not the official file (its SHA-256 begins with {found[:12]})")
-
-
-def _download(path: Path) -> None:
-    # Whatever the library, its dependencies or the server do wrong is one thing to the user:
-    # this door is shut, for the reason given.
-    try:
-        import tensorflow_datasets as tfds
-
-        url_infos = tfds.builder_cls("dsprites").url_infos or {}
-        (url,) = url_infos
-        probe(url)
-        tfds.disable_progress_bar()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that it arrives there whole or not at all.
-        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
-            manager = tfds.download.DownloadManager(
-                download_dir=folder,
-                url_infos=url_infos,
-                dataset_name="dsprites",
-                force_checksums_validation=True,
-            )
-            os.replace(manager.download(url), path)
-    except UnavailableError:
-        raise
-    except Exception as error:
-        reason = f"TensorFlow Datasets could not fetch it ({one_line(error)})"
-        raise UnavailableError(reason) from error

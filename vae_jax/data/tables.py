@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from vae_jax.data.files import read_bytes
 from vae_jax.data.idx import DataError
 
 KINDS = ("continuous", "heavy_tailed", "binary", "count", "categorical")
@@ -139,7 +140,7 @@ def read_table(path: Path, *, label: str | None = None, schema: Path | None = No
     except ImportError as error:
         raise DataError("--csv needs pandas: pip install -e '.[tabular]'") from error
 
-    content = _read_bytes(path)
+    content = read_bytes(path)
     try:
         # A spreadsheet may put a byte order mark first; the checksum is of the whole file.
         text = content.removeprefix(codecs.BOM_UTF8)
@@ -423,24 +424,6 @@ def _canonical(text: str) -> str:
     if not abs(value) < _MAX_NUMBERED:
         return text
     return str(int(value)) if value.is_integer() else repr(value)
-
-
-def _read_bytes(path: Path) -> bytes:
-    if path.is_dir():
-        raise DataError(f"{path}: a folder, not a file")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    if not content:
-        raise DataError(f"{path}: the file is empty")
-    try:
-        content.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
-    if b"\0" in content:
-        raise DataError(f"{path}: a NUL byte at byte {content.index(0)}, this is no text")
-    return content
 
 
 def _records(text: bytes) -> Iterator[tuple[int, list[str]]]:
