@@ -14,8 +14,8 @@ FLOORS = [
     {"types", "data", "figures", "sprites"},
     {"gaussian", "likelihoods", "networks", "preprocess"},
     {"model", "objectives"},
-    {"train", "evaluation", "compression", "tabular", "two_layer"},
-    {"sharding", "wake_sleep"},
+    {"train", "evaluation", "compression", "tabular", "two_layer", "text"},
+    {"sharding", "wake_sleep", "remedies"},
     {"checkpoint"},
     {"sweep", "estimator"},
 ]

@@ -59,6 +59,9 @@ class VAE(NamedTuple):
         likelihood: what theta means.
         latent_dim: dimensions of z.
         draw: `(key, params, q) -> z` and, of a posterior of several layers, its density there.
+        decode_given: `(params, z, x) -> theta` of a decoder that reads, for each dimension of
+            x, the ones before it (teacher forcing); `decode` then reads what it makes itself.
+            None where the dimensions of x are independent given z.
         is_layered: whether the posterior has several layers, so that the KL is estimated.
     """
 
@@ -68,7 +71,20 @@ class VAE(NamedTuple):
     likelihood: Likelihood
     latent_dim: int
     draw: Callable[[PRNGKey, Params, Normal], Sample] = draw_normal
+    decode_given: Callable[[Params, Array, Array], Array] | None = None
     is_layered: bool = False
+
+    def theta_of(
+        self, params: Params, z: Float[Array, " latent"], x: Float[Array, "*x"]
+    ) -> Float[Array, "*x theta"]:
+        """The parameters of p(x | z) at x, the only place where a decoder may read x."""
+        if self.decode_given is None:
+            return self.decode(params, z)
+        return self.decode_given(params, z, x)
+
+    def log_lik(self, params: Params, z: Float[Array, " latent"], x: Float[Array, "*x"]) -> Nats:
+        """Log p(x | z) in nats, summed over the dimensions of x."""
+        return self.likelihood.log_prob(self.theta_of(params, z, x), x)
 
 
 def make_vae(
@@ -172,7 +188,7 @@ def elbo_terms(key: PRNGKey, vae: VAE, params: Params, x: Float[Array, "*x"]) ->
     """
     q = vae.encode(params, x)
     sample = vae.draw(key, params, q)
-    return _terms(vae.likelihood.log_prob(vae.decode(params, sample.z), x), q, sample)
+    return _terms(vae.log_lik(params, sample.z, x), q, sample)
 
 
 def log_posterior(q: Normal, sample: Sample) -> Nats:
@@ -254,7 +270,7 @@ def _terms_at(
     """The terms of samples `[batch samples]` that are drawn."""
 
     def log_lik_of(z: Float[Array, " latent"], x: Float[Array, "*x"]) -> Nats:
-        return vae.likelihood.log_prob(vae.decode(params, z), x)
+        return vae.log_lik(params, z, x)
 
     zs = samples.z
     # Over one flat axis: two nested ones cost a transpose in every weight gradient.

@@ -26,6 +26,11 @@ def as_stored(key: PRNGKey, row: Float[Array, "*x"]) -> Float[Array, "*x"]:
     return row
 
 
+def tokens_as_stored(key: PRNGKey, sentence: Num[Array, " length"]) -> Float[Array, " length"]:
+    """The tokens of a sentence, stored as uint16, as the whole numbers of x. No key is used."""
+    return sentence.astype(jnp.float32)
+
+
 def binarize_dynamic(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
     """Bits drawn anew at each call, one with probability pixel / 255.
 

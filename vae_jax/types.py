@@ -18,6 +18,10 @@ Scalar = Float[Array, ""] | float
 Step = Int[Array, ""] | int
 Activation = Callable[[jax.Array], jax.Array]
 
+# The first tokens of every vocabulary: what fills a sentence up to the length of its array (and
+# is read before its first word), its end, and a word that the vocabulary does not have.
+PAD, END, UNKNOWN = 0, 1, 2
+
 
 class Normal(NamedTuple):
     """A diagonal normal distribution N(mean, diag(exp(log_var))).
@@ -120,6 +124,10 @@ class Hyper(NamedTuple):
         free_bits: nats of KL in each latent dimension that cost nothing.
         num_examples: how many there are in the training set, for an objective that estimates
             the aggregate posterior from a minibatch.
+        word_dropout: share of the words of a sentence that its decoder is not shown in training.
+        aggressive_steps: optimiser steps of a text model in which the encoder is trained more
+            often than the decoder.
+        latent: 0 takes z away from the decoder of a text model, 1 leaves it.
     """
 
     beta: Scalar = 1.0
@@ -131,3 +139,6 @@ class Hyper(NamedTuple):
     gamma: Scalar = 1.0
     free_bits: Scalar = 0.0
     num_examples: Scalar = float("inf")
+    word_dropout: Scalar = 0.0
+    aggressive_steps: Scalar = 0.0
+    latent: Scalar = 1.0

@@ -318,7 +318,7 @@ def _point_at(
     vae: VAE, params: Params, x: Float[Array, "*x"]
 ) -> Callable[[Float[Array, " latent"]], Point]:
     def log_lik_of(z: Float[Array, " latent"]) -> Nats:
-        return vae.likelihood.log_prob(vae.decode(params, z), x)
+        return vae.log_lik(params, z, x)
 
     return lambda z: Point(z, *jax.value_and_grad(log_lik_of)(z))
 

@@ -77,14 +77,13 @@ def anomaly_scores(
     """
     q = vae.encode(params, x)
     kl_per_dim = kl_to_standard_normal(q)
-    theta = vae.decode(params, q.mean)
+    theta = vae.theta_of(params, q.mean, x)
     if theta.shape[:-1] != x.shape:
         raise ValueError(f"theta of shape {theta.shape} does not fit x of shape {x.shape}")
     per_dim = -vae.likelihood.log_prob_per_dim(theta, x)
 
     def cost(key: PRNGKey) -> Nats:
-        theta = vae.decode(params, reparameterize(key, q))
-        return -vae.likelihood.log_prob(theta, x)
+        return -vae.log_lik(params, reparameterize(key, q), x)
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_samples))
     kl = jnp.sum(kl_per_dim)

@@ -167,7 +167,7 @@ def _streamed(
 
     def weigh(key: PRNGKey) -> tuple[Nats, Array]:
         sample = vae.draw(key, params, q)
-        theta = vae.decode(params, sample.z)
+        theta = vae.theta_of(params, sample.z, x)
         log_joint = vae.likelihood.log_prob(theta, x) + standard_log_density(sample.z)
         return log_joint - log_posterior(q, sample), wanted(theta)
 

@@ -28,6 +28,7 @@ from vae_jax.likelihoods.pixels import (
     gaussian_learned_scale,
     squeezed,
 )
+from vae_jax.likelihoods.tokens import tokens
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "bernoulli": bernoulli,
@@ -65,4 +66,5 @@ __all__ = [
     "negative_binomial",
     "squeezed",
     "student_t",
+    "tokens",
 ]

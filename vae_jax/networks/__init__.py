@@ -9,6 +9,7 @@ import flax.linen as nn
 
 from vae_jax.networks.conv import ConvDecoder, ConvEncoder
 from vae_jax.networks.mlp import KERNEL_INIT, Initializer, MLPDecoder, MLPEncoder
+from vae_jax.networks.recurrent import SentenceDecoder, SentenceEncoder
 from vae_jax.networks.table import TableDecoder
 from vae_jax.types import Activation
 
@@ -143,6 +144,8 @@ __all__ = [
     "ConvEncoder",
     "MLPDecoder",
     "MLPEncoder",
+    "SentenceDecoder",
+    "SentenceEncoder",
     "TableDecoder",
     "conv",
     "mlp",
