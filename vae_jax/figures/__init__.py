@@ -30,6 +30,7 @@ from vae_jax.figures.sweeps import (
 from vae_jax.figures.tables import LatentPanel, latent_panels, traversal_curves
 from vae_jax.figures.tables_generated import correlation_matrices, marginals, pair_plot
 from vae_jax.figures.tables_scores import representation_bars, score_bars, score_histogram
+from vae_jax.figures.text import draw_nll, draw_remedies, draw_sentences
 
 __all__ = [
     "BLUE",
@@ -47,6 +48,9 @@ __all__ = [
     "bounds_against_points",
     "correlation_matrices",
     "disentanglement_scores",
+    "draw_nll",
+    "draw_remedies",
+    "draw_sentences",
     "evaluation_page",
     "inverse_cdf_grid",
     "kl_against",
