@@ -31,7 +31,7 @@ from vae_jax.sweep import (
 )
 from vae_jax.types import Params
 
-EXPERIMENTS = ("mnist", "tabular", "compress")
+EXPERIMENTS = ("mnist", "tabular", "compress", "text")
 OF_PARTS = ("aevb", "iwae", "disentangle")  # experiments whose runs are made of several
 
 

@@ -25,10 +25,12 @@ from experiments import _benchmark_evaluation as evaluation
 from experiments import _benchmark_gpu as sweep_gpu
 from experiments import _benchmark_sweep as sweep_cpu
 from experiments import _benchmark_tabular as tabular
+from experiments import _benchmark_text as sentences
 from experiments._benchmark_evaluation import Evaluation
 from experiments._benchmark_job import Job, begin, check_counts, data_arguments, isolated, subject
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
+from experiments._benchmark_text import Text
 from experiments._peers import OURS, PEERS, Images, Problem, import_torch, neg_elbo_of
 from experiments._run import UsageError, check, main
 from experiments._timing import (
@@ -90,7 +92,7 @@ class Config:
     """Measure the speed of the library; each job has its own --help."""
 
     job: Annotated[
-        Single | Startup | Sweep | Tabular | Evaluation,
+        Single | Startup | Sweep | Tabular | Evaluation | Text,
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.OmitArgPrefixes,
     ]
@@ -108,6 +110,8 @@ def run(config: Config) -> None:
         tabular.run(job)
     elif isinstance(job, Evaluation):
         evaluation.run(job)
+    elif isinstance(job, Text):
+        sentences.run(job)
     elif job.device == "cpu":
         sweep_cpu.run(job)
     else:

@@ -1,0 +1,242 @@
+"""What a model of sentences can be asked: to write, to lead from one sentence to another."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Float, UInt16
+
+from experiments._loaded import Loaded, Run, load_run
+from experiments._noise import EVALUATION_SEED
+from experiments._run import UsageError, check, is_finite
+from experiments._text_report import between, write_all
+from vae_jax.data import DataError, Sentences, encode, text_of
+from vae_jax.evaluation import encode_all
+from vae_jax.gaussian import reparameterize
+from vae_jax.preprocess import tokens_as_stored
+from vae_jax.text import TextVAE
+from vae_jax.types import Normal
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What every command is told."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run, results/text/<run>."""
+    model: str | None = dataclasses.field(default=None, kw_only=True)
+    """Name of the model; without it the one with the least -log p(x) of those that have z."""
+    data_dir: Path | None = dataclasses.field(default=None, kw_only=True)
+    """Where the data are, if not where the run found them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate(Ask):
+    """Write sentences, each from a z of the prior. The same seed writes the same ones."""
+
+    number: int = 10
+    """How many."""
+    temperature: float = 1.0
+    """1 draws words from the model, less is more careful, 0 takes the most probable (greedy)."""
+    top_k: int | None = None
+    """Draw among so many of the most probable words."""
+    greedy: bool = False
+    """As --temperature 0."""
+    seed: int = 0
+    """Of z and of the words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interpolate(Ask):
+    """Write what lies between two sentences in the latent space, greedily."""
+
+    a: Annotated[str, tyro.conf.Positional]
+    """The first sentence."""
+    b: Annotated[str, tyro.conf.Positional]
+    """The last."""
+    steps: int = 7
+    """Sentences, both ends among them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nearest(Ask):
+    """The training sentences whose posterior means are nearest."""
+
+    sentence: Annotated[str, tyro.conf.Positional]
+    """The sentence."""
+    number: int = 10
+    """How many."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct(Ask):
+    """Write a sentence again from its posterior: from the mean, and from samples."""
+
+    sentence: Annotated[str, tyro.conf.Positional]
+    """The sentence."""
+    number: int = 5
+    """Samples of the posterior."""
+    seed: int = 0
+    """Of the samples."""
+
+
+COMMANDS: dict[str, Any] = {
+    "generate": Generate,
+    "interpolate": Interpolate,
+    "nearest": Nearest,
+    "reconstruct": Reconstruct,
+}
+
+
+class Asked:
+    """A run's model and its text.
+
+    Args:
+        command: which run and model.
+
+    Raises:
+        UsageError: if there is no such run or model.
+    """
+
+    def __init__(self, command: Ask) -> None:
+        self._run = load_run(command.run, command.data_dir)
+        report = getattr(self._run.task.measure, "__self__", None)
+        if self._run.task.experiment != "text" or report is None:
+            raise UsageError(f"{command.run}: not a run of experiments.text")
+        self.model: TextVAE = report.model
+        self.text: Sentences = report.text
+        self.loaded = _model_of(self._run, command.model)
+        print(f"{self.loaded.member.name}, after epoch {self.loaded.epoch}", flush=True)
+
+    def posterior(self, rows: UInt16[np.ndarray, "n length"]) -> Normal:
+        """The posterior of every sentence."""
+        key = jax.random.key(EVALUATION_SEED)
+        found = encode_all(
+            key, self.model.vae, tokens_as_stored, self.loaded.params, jnp.asarray(rows)
+        )
+        assert isinstance(found, Normal)
+        return found
+
+    def read(self, *sentences: str) -> UInt16[np.ndarray, "n length"]:
+        """Sentences of the command line as tokens.
+
+        Raises:
+            UsageError: if one is too long, or none of its words is known.
+        """
+        text = self.text
+        try:
+            return encode(sentences, text.vocabulary, text.level, text.train.shape[1])
+        except DataError as error:
+            raise UsageError(str(error)) from None
+
+    def written(self, key: Any, zs: Float[Any, "n latent"], temperature: float, top_k: int | None):
+        """What the decoder writes of every z."""
+        length = self.text.train.shape[1]
+        rows = write_all(key, self.model, self.loaded.params, zs, length, temperature, top_k)
+        return self.said(np.asarray(rows))
+
+    def said(self, rows: Any) -> list[str]:
+        """Tokens as text."""
+        return [text_of(row, self.text.vocabulary, self.text.level) for row in rows]
+
+
+def answer(command: Ask) -> None:
+    """Do what the command line says.
+
+    Raises:
+        UsageError: if a setting, the run or a sentence does not allow it.
+        DataError: if the run's data cannot be had.
+    """
+    for field in ("number", "steps", "top_k"):
+        value = getattr(command, field, None)
+        least = 2 if field == "steps" else 1
+        fits = value is None or value >= least
+        flag = "--" + field.replace("_", "-")
+        check(fits, flag, value, f"a whole number of {least} or more is needed")
+    seed = getattr(command, "seed", 0)
+    check(0 <= seed < 2**31, "--seed", seed, "a whole number from 0 to 2^31 - 1 is needed")
+    match command:
+        case Generate():
+            generate(command)
+        case Interpolate():
+            interpolate(command)
+        case Nearest():
+            nearest(command)
+        case Reconstruct():
+            reconstruct(command)
+
+
+def generate(command: Generate) -> None:
+    """Write sentences from the prior."""
+    temperature = command.temperature
+    fits = is_finite(temperature) and temperature >= 0
+    check(fits, "--temperature", temperature, "a finite number of 0 or more is needed")
+    one = not command.greedy or temperature == Generate.temperature
+    check(one, "--temperature", temperature, "not together with --greedy")
+    asked = Asked(command)
+    key_z, key_words = jax.random.split(jax.random.key(command.seed))
+    zs = jax.random.normal(key_z, (command.number, asked.model.vae.latent_dim))
+    temperature = 0.0 if command.greedy else temperature
+    print("\n".join(asked.written(key_words, zs, temperature, command.top_k)))
+
+
+def interpolate(command: Interpolate) -> None:
+    """Write what lies between two sentences."""
+    asked = Asked(command)
+    means = asked.posterior(asked.read(command.a, command.b)).mean
+    path = between(means[0], means[1], command.steps)
+    print("\n".join(asked.written(jax.random.key(0), path, 0.0, None)))
+
+
+def nearest(command: Nearest) -> None:
+    """Print the nearest training sentences and how far they are."""
+    asked = Asked(command)
+    mean = np.asarray(asked.posterior(asked.read(command.sentence)).mean[0])
+    rows = np.unique(asked.text.train, axis=0)
+    distances = np.linalg.norm(np.asarray(asked.posterior(rows).mean) - mean, axis=1)
+    order = np.argsort(distances, kind="stable")[: command.number]
+    for place, said in zip(order, asked.said(rows[order]), strict=True):
+        print(f"{distances[place]:8.3f}  {said}")
+
+
+def reconstruct(command: Reconstruct) -> None:
+    """Write a sentence again, from the mean and from samples of its posterior."""
+    asked = Asked(command)
+    q = asked.posterior(asked.read(command.sentence))
+    own = Normal(q.mean[0], q.log_var[0])
+    keys = jax.random.split(jax.random.key(command.seed), command.number)
+    zs = jax.vmap(reparameterize, (0, None))(keys, own)
+    by_mean, *by_sample = asked.written(jax.random.key(0), jnp.concatenate([q.mean, zs]), 0.0, None)
+    print(f"mean    {by_mean}")
+    for said in by_sample:
+        print(f"sample  {said}")
+
+
+def _model_of(run: Run, name: str | None) -> Loaded:
+    """The model that is asked for.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    names = [member.name for member in run.members]
+    if name is None:
+        name = _best(run)
+    check(name in names, "--model", name, f"one of {' '.join(names)}")
+    return next(loaded for loaded in run.models() if loaded.member.name == name)
+
+
+def _best(run: Run) -> str:
+    """The model with z that has the least -log p(x); the first of them, if none was measured."""
+    with_z = [member.name for member in run.members if member.columns["latent"] != 0]
+    if not (run.folder.path / "summary.json").is_file():
+        return with_z[0]
+    costs = {
+        member["name"]: member["also"]["neg_log_likelihood"]
+        for member in run.folder.read_json("summary.json")["members"]
+        if member["name"] in with_z and "neg_log_likelihood" in member["also"]
+    }
+    return min(costs, key=lambda name: costs[name]) if costs else with_z[0]
