@@ -1,6 +1,7 @@
 """What a model of sentences can be asked: to write, to lead from one sentence to another."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +111,10 @@ class Asked:
         self.model: TextVAE = report.model
         self.text: Sentences = report.text
         self.loaded = _model_of(self._run, command.model)
-        print(f"{self.loaded.member.name}, after epoch {self.loaded.epoch}", flush=True)
+        name, problem = self.loaded.member.name, self.loaded.problem
+        print(f"{name}, after epoch {self.loaded.epoch}", flush=True)
+        if problem is not None:
+            print(f"warning: {name}: {problem}", file=sys.stderr)
 
     def posterior(self, rows: UInt16[np.ndarray, "n length"]) -> Normal:
         """The posterior of every sentence."""
@@ -230,13 +234,19 @@ def _model_of(run: Run, name: str | None) -> Loaded:
 
 
 def _best(run: Run) -> str:
-    """The model with z that has the least -log p(x); the first of them, if none was measured."""
+    """The model with z that has the least -log p(x); the first of them, if none was measured.
+
+    Raises:
+        UsageError: if no model has z.
+    """
     with_z = [member.name for member in run.members if member.columns["latent"] != 0]
+    if not with_z:
+        raise UsageError(f"{run.folder.path}: no model in it has z; --model names one without")
     if not (run.folder.path / "summary.json").is_file():
         return with_z[0]
     costs = {
         member["name"]: member["also"]["neg_log_likelihood"]
         for member in run.folder.read_json("summary.json")["members"]
-        if member["name"] in with_z and "neg_log_likelihood" in member["also"]
+        if member["name"] in with_z and member["also"].get("neg_log_likelihood") is not None
     }
     return min(costs, key=lambda name: costs[name]) if costs else with_z[0]

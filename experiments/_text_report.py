@@ -17,7 +17,7 @@ from experiments._report import markdown_table, plus_minus
 from experiments._run import RunFolder
 from experiments._train import Trained
 from vae_jax.data import Sentences, lengths_of, text_of
-from vae_jax.data.grammar import accepts
+from vae_jax.data.grammar import accepts, log_prob
 from vae_jax.evaluation import active_units, elbo_surgery, encode_all, estimate_log_likelihood
 from vae_jax.gaussian import reparameterize
 from vae_jax.preprocess import tokens_as_stored
@@ -94,7 +94,7 @@ class TextReport(NamedTuple):
             if numbers and _rate_and_seed(one) in without:
                 numbers["gain"] = without[_rate_and_seed(one)] - numbers["neg_log_likelihood"]
         self._write_table(trained, found, folder)
-        if self.figures != "none":
+        if self.figures != "none" and any(found):
             self._draw_comparison(trained, found, folder.figures)
         return found
 
@@ -107,8 +107,8 @@ class TextReport(NamedTuple):
         """
         from vae_jax import figures
 
-        wanted = self.figures == "all" or trained.member.seed == self.first_seed
-        if not wanted:
+        is_first = self.figures == "first_seed" and trained.member.seed == self.first_seed
+        if self.figures != "all" and not is_first:
             return
         title = f"{self.title} · {trained.member.name}"
         columns = self._page(trained.params)
@@ -137,6 +137,19 @@ class TextReport(NamedTuple):
             points=points,
             kinds=kinds,
         )
+
+    @property
+    def _true_cost(self) -> float | None:
+        """What the held-out sentences cost under the grammar itself, nats a sentence."""
+        if self.text.entropy is None or self.text.truncated or self.text.level != "words":
+            return None
+        costs = []
+        for row in self.text.test[: self.held_out]:
+            words = [self.text.vocabulary[word] for word in _words_of(row)]
+            costs.append(-log_prob(words))
+        mean = float(np.mean(costs))
+        # A word that the training sentences lack is no word of the grammar here.
+        return mean if math.isfinite(mean) else None
 
     def _posteriors(self, params: Params, count: int) -> Any:
         key = jax.random.key(EVALUATION_SEED)
@@ -231,9 +244,14 @@ class TextReport(NamedTuple):
                     cells.append(_mean_and_error([n[name] for n in own if name in n]))
             rows.append([label, str(len(own)), *cells])
         columns = ["", "seeds", *columns]
-        entropy = self.text.entropy
+        true_cost, entropy = self._true_cost, self.text.entropy
         counted = f"{self.held_out:,} held-out sentences, {self.num_samples} importance samples"
-        known = "" if entropy is None else f" The true entropy is {entropy:.3f} nats a sentence."
+        known = (
+            "" if entropy is None else f" The grammar's entropy is {entropy:.3f} nats a sentence"
+        )
+        known += "." if known else ""
+        if true_cost is not None:
+            known = f"{known[:-1]}, what it gives these sentences {true_cost:.3f}."
         said = (
             f"Nats per sentence; -log p(x) of the first {counted}; perplexity per "
             f'{self.text.level[:-1]}, ends of sentences counted. "z buys": -log p(x) of the same '
@@ -267,6 +285,8 @@ class TextReport(NamedTuple):
                 nll[i, j] = found[place].get("neg_log_likelihood", np.nan)
         names = list(groups)
         with_z = [i for i, places in enumerate(groups.values()) if _has_z(trained[places[0]])]
+        if not with_z:  # a slice may have none
+            return
         shown = [names[i] for i in with_z]
         figures.save(
             figures.draw_remedies(
@@ -282,8 +302,8 @@ class TextReport(NamedTuple):
             for i in range(len(names))
             if i not in with_z and np.isfinite(nll[i]).any()
         }
-        if self.text.entropy is not None:
-            references["true entropy"] = self.text.entropy
+        if self._true_cost is not None:
+            references["the grammar itself"] = self._true_cost
         title = f"{self.title} · {self.num_samples} importance samples"
         figures.save(
             figures.draw_nll(shown, nll[with_z], references, title=title),
@@ -359,12 +379,12 @@ def _principal(
     means: Float[np.ndarray, "n latent"],
 ) -> tuple[Float[np.ndarray, "n 2"], list[float]]:
     """The first two principal components, and their shares of the variance."""
-    from sklearn.decomposition import PCA
-
-    if means.shape[1] == 1:
-        return np.concatenate([means, np.zeros_like(means)], axis=1), [1.0, 0.0]
-    fitted = PCA(2).fit(means)
-    return fitted.transform(means), list(fitted.explained_variance_ratio_)
+    centred = means - means.mean(axis=0)
+    # A row and a column of zeros: there are two components, however few the sentences.
+    left, sizes, _ = np.linalg.svd(np.pad(centred, (0, 1)), full_matrices=False)
+    variances = sizes**2
+    shares = variances[:2] / max(variances.sum(), np.finfo(np.float32).tiny)
+    return (left * sizes)[:-1, :2], shares.tolist()
 
 
 def _mean_and_error(values: Sequence[float]) -> str:
