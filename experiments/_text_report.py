@@ -246,12 +246,9 @@ class TextReport(NamedTuple):
         columns = ["", "seeds", *columns]
         true_cost, entropy = self._true_cost, self.text.entropy
         counted = f"{self.held_out:,} held-out sentences, {self.num_samples} importance samples"
-        known = (
-            "" if entropy is None else f" The grammar's entropy is {entropy:.3f} nats a sentence"
-        )
-        known += "." if known else ""
+        known = "" if entropy is None else f" The entropy of the grammar is {entropy:.3f} nats."
         if true_cost is not None:
-            known = f"{known[:-1]}, what it gives these sentences {true_cost:.3f}."
+            known += f" Under the grammar itself these sentences cost {true_cost:.3f}."
         said = (
             f"Nats per sentence; -log p(x) of the first {counted}; perplexity per "
             f'{self.text.level[:-1]}, ends of sentences counted. "z buys": -log p(x) of the same '

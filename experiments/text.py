@@ -239,7 +239,7 @@ def run_name(config: Config, text: Sentences) -> str:
     """
     safe = "".join(c if c.isalnum() or c in "._" else "_" for c in text.name) or "text"
     parts = [safe, config.level, f"gru{config.hidden}", f"z{config.latent_dim}"]
-    parts.append(",".join(config.remedy))
+    parts += config.remedy
     swept = ("beta", *filter(None, STRENGTHS.values()), "learning_rate")
     for field in swept:
         values = getattr(config, field)
@@ -285,11 +285,11 @@ def prepare(config: Config) -> tuple[Config, Task]:
     """
     text = text_of_run(config)
     for count, what in (
-        (text.truncated, "were cut off at --max-length"),
-        (text.dropped, "have no word that is in the vocabulary and are left out"),
+        (text.truncated, "cut off at --max-length"),
+        (text.dropped, "left out, as no word of theirs is in the vocabulary"),
     ):
         if count:
-            print(f"warning: {count:,} sentences {what}", file=sys.stderr)
+            print(f"warning: sentences {what}: {count:,}", file=sys.stderr)
     fits, most = config.batch_size <= len(text.train), f"at most the {len(text.train)} to train on"
     check(fits, "--batch-size", config.batch_size, most)
     model = make_text_vae(

@@ -121,17 +121,29 @@ ROWS = {
         [200.0, -200.0],
         width=4,
     ),
+    "tokens": Row(
+        likelihoods.tokens(5),
+        [[0.0, 0.0, 0.0, 0.0, 0.0], [9.0, 1.0, -2.0, 0.5, 3.0], [-3.0, 9.0, -9.0, 0.0, 8.0]],
+        [1.0, 2.0, 3.0, 4.0],
+        "discrete",
+        [200.0, -200.0],
+    ),
 }
 
 
 def test_the_table_is_complete():
     builders = (*LIKELIHOODS.values(), *COLUMN_LIKELIHOODS.values())
-    # What is built from another likelihood is no choice of its own.
-    assert ROWS.keys() - {"squeezed"} == {build.__name__ for build in builders}
+    # What is built from another likelihood is no choice of its own, and words are no column.
+    assert ROWS.keys() - {"squeezed", "tokens"} == {build.__name__ for build in builders}
 
 
 @pytest.fixture(params=ROWS)
 def row(request) -> Row:
+    return ROWS[request.param]
+
+
+@pytest.fixture(params=[name for name in ROWS if name != "tokens"])
+def row_with_a_mean(request) -> Row:
     return ROWS[request.param]
 
 
@@ -159,7 +171,8 @@ def test_probabilities_sum_or_integrate_to_one(row):
             assert total == pytest.approx(1, abs=1e-7), theta
 
 
-def test_samples_have_the_mean(row):
+def test_samples_have_the_mean(row_with_a_mean):
+    row = row_with_a_mean
     for theta, draws in zip(row.thetas, row.samples, strict=True):
         mean = np.asarray(row.likelihood.mean(row.theta(theta)))
         assert mean.shape == draws[0].shape == (row.width,)
@@ -204,7 +217,13 @@ def test_extreme_outputs_stay_finite_with_their_gradient(row):
             log_prob, grad = value_and_grad(theta, row.x(x))
             assert jnp.isfinite(log_prob), (value, x)
             assert jnp.all(jnp.isfinite(grad)), (value, x)
-            assert jnp.all(jnp.isfinite(row.likelihood.mean(theta))), value
+
+
+def test_extreme_outputs_have_a_finite_mean(row_with_a_mean):
+    row = row_with_a_mean
+    for value in row.extreme:
+        theta = jnp.full((row.width, row.likelihood.theta_dim), value).at[1::2].multiply(-1)
+        assert jnp.all(jnp.isfinite(row.likelihood.mean(theta))), value
 
 
 def test_an_image_is_the_sum_over_its_pixels(row_of_single_dimensions, key):
@@ -432,6 +451,50 @@ def test_a_complete_row_is_as_it_was(row):
     jax.tree.map(np.testing.assert_array_equal, *same)
 
 
+def test_words_are_drawn_as_often_as_they_are_probable():
+    row = ROWS["tokens"]
+    for theta, draws in zip(row.thetas, row.samples, strict=True):
+        p = np.exp(theta[1:]) / np.exp(theta[1:]).sum()
+        shares = (draws == row.xs).mean(axis=0)
+        # Four standard errors; the last term is for a word that is almost surely never drawn.
+        tolerance = 4 * np.sqrt(p * (1 - p) / len(draws)) + 4 / len(draws)
+        assert np.all(abs(shares - p) < tolerance), theta
+
+
+def test_what_fills_a_sentence_up_counts_nothing(key):
+    likelihood = likelihoods.tokens(5)
+    theta, x = jax.random.normal(key, (4, 5)), jnp.array([3.0, 1.0, 0.0, 0.0])
+    log_prob, grad = jax.value_and_grad(likelihood.log_prob)(theta, x)
+    assert log_prob == likelihood.log_prob(theta[:2], x[:2])
+    assert jnp.all(grad[2:] == 0)
+    # Nothing is to be gained or lost by the logit of the token that has no probability.
+    assert jnp.all(grad[:, 0] == 0)
+    assert jnp.all(grad[:2, 1:] != 0)
+
+
+def test_the_sign_of_a_word_does_not_matter(key):
+    log_prob_per_dim = likelihoods.tokens(5).log_prob_per_dim
+    theta, x = jax.random.normal(key, (5, 5)), jnp.arange(5.0)
+    np.testing.assert_array_equal(log_prob_per_dim(theta, -x), log_prob_per_dim(theta, x))
+
+
+def test_an_extreme_logit_of_one_word_stays_finite():
+    value_and_grad = jax.value_and_grad(likelihoods.tokens(5).log_prob)
+    for place in range(5):
+        theta = jnp.full((1, 5), -200.0).at[0, place].set(200.0)
+        for word in range(1, 5):
+            log_prob, grad = value_and_grad(theta, jnp.full(1, float(word)))
+            # By what the others differ from the highest; where none but token 0 is high, ln 4.
+            expected = -np.log(4) if place == 0 else 0.0 if place == word else -400.0
+            assert log_prob == pytest.approx(expected, abs=1e-4)
+            assert jnp.all(jnp.isfinite(grad))
+
+
+def test_a_word_has_no_mean():
+    with pytest.raises(ValueError, match="a token has no mean: its most probable value"):
+        likelihoods.tokens(5).mean(jnp.zeros((3, 5)))
+
+
 def test_a_category_that_is_no_category_has_no_nats():
     theta = jnp.array([[0.3], [2.0]])
     assert likelihoods.categorical().log_prob(theta, jnp.zeros(2)) == 0
@@ -468,6 +531,7 @@ def test_the_saturated_bernoulli_keeps_its_gradient():
         (likelihoods.student_t, float("inf")),
         (likelihoods.student_t, float("nan")),
         (lambda value: likelihoods.student_t(min_scale=value), 0.0),
+        (likelihoods.tokens, 1),
     ],
 )
 def test_settings_without_a_meaning_are_refused(build, value):

@@ -1,11 +1,14 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vae_jax.networks import ACTIVATIONS, NETWORKS
+from vae_jax.networks import ACTIVATIONS, NETWORKS, SentenceDecoder, SentenceEncoder
 from vae_jax.networks.conv import DownConv, UpConv, depth_to_space, space_to_depth
+from vae_jax.networks.recurrent import GRU
 
 PAIRS = {
     "down": (DownConv(5), nn.Conv(5, (4, 4), strides=(2, 2), padding=1)),
@@ -101,3 +104,78 @@ def test_the_first_weights_of_an_mlp_may_be_chosen(key):
     # A uniform variable's square has a relative standard error of sqrt(4 / 5 / n).
     assert abs(kernel.var() * 3 * 40 - 1) < 4 * np.sqrt(0.8 / kernel.size)
     assert jnp.max(jnp.abs(kernel)) <= 1 / np.sqrt(40)
+
+
+def drawn(network: nn.Module, *args: Any) -> Any:
+    """Parameters of float64 of which none is 0, so that none can be forgotten."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *args)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape), shapes)
+
+
+def sigmoid(a: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-a))
+
+
+def gru_states(own: dict, h: np.ndarray, added: np.ndarray, is_word: list[bool]) -> np.ndarray:
+    """The written equations, one gate and one time after the other."""
+    of_reset, of_update, of_new = np.split(own["kernel"], 3, axis=1)
+    states = []
+    for (a_reset, a_update, a_new), word in zip(
+        (np.split(now, 3) for now in added), is_word, strict=True
+    ):
+        reset = sigmoid(a_reset + h @ of_reset)
+        update = sigmoid(a_update + h @ of_update)
+        new = np.tanh(a_new + reset * (h @ of_new + own["bias"]))
+        h = update * h + (1 - update) * new if word else h
+        states.append(h)
+    return np.array(states)
+
+
+def dense(own: dict, x: np.ndarray) -> np.ndarray:
+    return x @ own["kernel"] + own.get("bias", 0.0)
+
+
+def test_the_states_of_a_gru_are_those_of_its_equations():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        h, added = rng.normal(size=4), rng.normal(size=(6, 12))
+        is_word = [True, True, False, True, False, False]
+        gru, args = GRU(4), (jnp.array(h), jnp.array(added), jnp.array(is_word))
+        params = drawn(gru, *args)
+        last, states = jax.jit(gru.apply)(params, *args)
+        expected = gru_states(params["params"], h, added, is_word)
+        # Six steps of sums of four products, in float64.
+        np.testing.assert_allclose(states, expected, rtol=1e-12)
+        np.testing.assert_array_equal(last, states[-1])
+        # What is no word changes no state.
+        np.testing.assert_array_equal(states[2], states[1])
+        np.testing.assert_array_equal(states[4], states[3])
+        np.testing.assert_array_equal(states[5], states[3])
+
+
+def test_the_encoder_of_sentences_is_its_equations():
+    with jax.enable_x64(True):
+        encoder, x = SentenceEncoder(6, 3, 4, 2), jnp.array([4.0, -3.0, 5.0, 1.0, 0.0, 0.0])
+        params = drawn(encoder, x)
+        own = params["params"]
+        added = dense(own["Dense_0"], own["Embed_0"]["embedding"][[4, 3, 5, 1, 0, 0]])
+        states = gru_states(own["GRU_0"], np.zeros(4), added, [True] * 4 + [False] * 2)
+        expected = dense(own["Dense_1"], states[-1])
+        np.testing.assert_allclose(jax.jit(encoder.apply)(params, x), expected, rtol=1e-12)
+
+
+def test_the_decoder_of_sentences_is_its_equations():
+    with jax.enable_x64(True):
+        decoder, x = SentenceDecoder(6, 5, 3, 4), jnp.array([4.0, -3.0, 5.0, 1.0, 0.0])
+        z = np.array([0.7, -1.1])
+        params = drawn(decoder, jnp.array(z))
+        own = params["params"]
+        # Nothing before the first word, and the hidden one is read as an unknown one, 2.
+        before = own["embed"]["embedding"][[0, 4, 2, 5, 1]]
+        added = dense(own["words_in"], before) + dense(own["z_in"], z)
+        first = np.tanh(dense(own["z_first"], z))
+        states = gru_states(own["gru"], first, added, [True] * 4 + [False])
+        given = jax.jit(decoder.apply, static_argnames="method")
+        found = given(params, jnp.array(z), x, method="given")
+        np.testing.assert_allclose(found, dense(own["out"], states), rtol=1e-12)

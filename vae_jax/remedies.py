@@ -1,8 +1,9 @@
 """Training a text model so that its decoder does not ignore z.
 
 A decoder that reads the words before explains most of a sentence without z, and the KL falls to
-nothing (posterior collapse). The remedies are settings of `Hyper`, each neutral by default, in
-one objective and one program: a sweep over them is a sweep like any other.
+nothing (posterior collapse). The remedies are settings of `Hyper`, each neutral by default (but
+for the first step, at which a warm-up of one step has no KL), in one objective and one program: a
+sweep over them is a sweep like any other.
 """
 
 from collections.abc import Sequence
@@ -144,11 +145,13 @@ def make_text_trainer(
         return state._replace(params=scale_z(state.params, hyper.latent))
 
     def shuffle(root_key: PRNGKey, step: Step, n: int) -> Int[Array, "steps batch"]:
+        if n != len(lengths):
+            raise ValueError(f"{n} sentences, and the lengths of {len(lengths)}")
         batches = trainer.shuffle(root_key, step, n)
         order = batches.reshape(-1)
         by_length = order[jnp.argsort(bucket_of[order], stable=True)].reshape(batches.shape)
-        key_order, _ = jax.random.split(keys_of(root_key).shuffle)
-        key_batches = jax.random.fold_in(key_order, step)
+        # Of the key of this step, the training step takes the first two.
+        key_batches = jax.random.fold_in(jax.random.fold_in(keys_of(root_key).steps, step), 2)
         return jax.random.permutation(key_batches, by_length)
 
     def epoch(
