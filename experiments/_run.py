@@ -105,7 +105,7 @@ def explained(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError):
         # A full or vanished disk in mid-run: earlier checkpoints stay good.
         where = f"{error.filename}: " if error.filename else ""
-        return f"error: {where}{error.strerror or type(error).__name__}", 1
+        return f"error: {where}{error.strerror or error or type(error).__name__}", 1
     if isinstance(error, UsageError | CheckpointError | DataError):
         return f"error: {error}", 2
     # XLA's own error is a RuntimeError.

@@ -20,6 +20,7 @@ Reference:
 import contextlib
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -57,7 +58,8 @@ class Pack:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, results/compress/<run>."""
     images: Annotated[Path, tyro.conf.Positional]
-    """A .npy file of bytes, an IDX file, gzipped or not, or a folder of PNG files."""
+    """A .npy file of bytes, an IDX file of bytes, gzipped or not, or a folder of PNG files, taken
+    in the order of their names (10.png before 2.png); `unpack` gives a .npy file back."""
     output: Annotated[Path, tyro.conf.Positional]
     """The compressed file."""
     model: str | None = None
@@ -143,6 +145,8 @@ def run(command: Config | Pack | Unpack | Report) -> None:
     if isinstance(command, Config):
         train(command)
         return
+    # What a scheduler stops must leave as little behind as what a user stops.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         match command:
             case Pack():
@@ -153,6 +157,8 @@ def run(command: Config | Pack | Unpack | Report) -> None:
                 report(command)
     except KeyboardInterrupt:
         raise Interrupted("stopped; nothing was written") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def train(config: Config) -> None:
@@ -175,6 +181,9 @@ def pack_images(command: Pack) -> None:
     with as_usage(command.run):
         codec = codec_of(command.run, command.model)
     _check_free(command.output, command.overwrite)
+    there = command.output.exists() and command.images.exists()
+    same = there and command.output.samefile(command.images)
+    check(not same, "output", command.output, "a file other than the images is needed")
     images = read_images(command.images)
     meter = Meter("packing", int(np.prod(codec.x_shape)), len(images))
     with as_usage(command.images):
@@ -308,14 +317,18 @@ def _check_free(output: Path, overwrite: bool) -> None:
 def _replacing(output: Path) -> Iterator[Path]:
     """A file beside the output, which becomes it at the end unless something went wrong."""
     with _beside(output) as temporary:
-        yield temporary
-        temporary.replace(output)
+        try:
+            yield temporary
+            temporary.replace(output)
+        except OSError as error:  # a failed write does not know its file
+            said = error.strerror or "not written whole, the disk may be full"
+            raise OSError(error.errno, said, str(output)) from None
 
 
 @contextlib.contextmanager
 def _beside(output: Path) -> Iterator[Path]:
     """The name of a file beside the output; a file that still has it at the end is removed."""
-    temporary = output.with_name(f".{output.name}.tmp")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         yield temporary
     finally:

@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from PIL import Image
 from experiments import _compress_report, compress
 from experiments._compress_files import read_images, sizes_of_codecs
 from experiments._loaded import load_run
-from experiments._run import UsageError
+from experiments._run import Interrupted, UsageError
 from vae_jax import figures
 from vae_jax.compression import load_codec, model_hash
 from vae_jax.compression.exact import rounded
@@ -155,6 +158,38 @@ def test_a_stop_leaves_nothing_and_says_so(home, tmp_path, monkeypatch):
     done = call(compress, home, "report", BITS)
     assert (done.code, done.err) == (130, "stopped; nothing was written\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scheduler_that_stops_it_finds_nothing_left(home, tmp_path, monkeypatch):
+    def stop(*_: object, **__: object) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return 0.0
+
+    monkeypatch.setattr(compress, "verify", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="nothing was written"):
+        compress.run(compress.Pack(home / RAW, home / "grey.npy", tmp_path / "out.vae"))
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_disk_that_is_full_is_named_with_its_file(home, tmp_path, monkeypatch):
+    def write(*_: object) -> None:
+        raise OSError("3 requested and 1 written")  # as NumPy says it
+
+    packed, output = str(tmp_path / "out.vae"), tmp_path / "x.npy"
+    assert call(compress, home, "pack", RAW, "grey.npy", packed).code == 0
+    monkeypatch.setattr(compress.np, "save", write)
+    done = call(compress, home, "unpack", RAW, packed, str(output))
+    said = f"error: {output}: not written whole, the disk may be full\n"
+    assert (done.code, done.err) == (1, said)
+    assert not output.exists()
+
+
+def test_the_images_are_not_replaced_by_their_container(home):
+    said = refused(home, "pack", RAW, "grey.npy", "grey.npy", "--overwrite")
+    assert said == "error: output grey.npy: a file other than the images is needed\n"
 
 
 def stop_is_heard(number: int, action: object) -> None:
