@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments._grid import described, repeat_of, setting_of, short
+from experiments._grid import Member, described, repeat_of, setting_of, short
 from experiments._progress import console, table
 from experiments._run import Row
 from experiments._train import Trained
@@ -46,7 +46,15 @@ class Result(NamedTuple):
     @property
     def collapsed(self) -> bool:
         """Whether no latent dimension carries anything."""
-        return self.problem is None and self.numbers["active_dims"] == 0
+        has_z = self.columns.get("latent", 1) != 0
+        return self.problem is None and self.numbers["active_dims"] == 0 and has_z
+
+
+def label_of(one: Result | Member) -> str:
+    """What its setting is called: in words, or by the name of the remedy of a text model."""
+    if "latent" in one.columns:
+        return one.name.removesuffix(f"-seed{one.columns['seed']}").replace("_", " ")
+    return described(one.setting)
 
 
 def result_of(trained: Trained, also: Mapping[str, float]) -> Result:
@@ -195,8 +203,9 @@ class _Grid(NamedTuple):
     @property
     def lead(self) -> str | None:
         """The first setting that takes several values, if one does."""
-        # A class that was left out, and whether there is a z, are no numbers to draw along.
-        fields = [f for f in dict(self.settings[0]) if f not in ("left_out", "latent")]
+        # A class that was left out is no number to draw along, nor is a remedy of sentences.
+        fields = [field for field in dict(self.settings[0]) if field != "left_out"]
+        fields = [] if "latent" in fields else fields
         swept = {field: {dict(setting)[field] for setting in self.settings} for field in fields}
         return next((field for field, found in swept.items() if len(found) > 1), None)
 
@@ -281,7 +290,8 @@ def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "im
 
     grid = _grid_of(results)
     settings, repeats = grid.settings, grid.repeats
-    names = [described(dict(setting)) or "all" for setting in settings]
+    labels = {_key(result): label_of(result) for result in results}
+    names = [labels[setting] or "all" for setting in settings]
     folder = run / "figures"
     stopped = len(results) - len(grid.places)
     if stopped:

@@ -30,7 +30,8 @@ class Ask:
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run, results/text/<run>."""
     model: str | None = dataclasses.field(default=None, kw_only=True)
-    """Name of the model; without it the one with the least -log p(x) of those that have z."""
+    """Name of the model; without it the one whose z carries most, of those whose -log p(x) is at
+    most 1% above the decoder's without z."""
     data_dir: Path | None = dataclasses.field(default=None, kw_only=True)
     """Where the data are, if not where the run found them."""
 
@@ -234,7 +235,10 @@ def _model_of(run: Run, name: str | None) -> Loaded:
 
 
 def _best(run: Run) -> str:
-    """The model with z that has the least -log p(x); the first of them, if none was measured.
+    """The model whose z carries most, of those that cost little more than without it.
+
+    That is the most mutual information among the models whose -log p(x) is at most 1% above that
+    of the decoder without z; else the least -log p(x); else, if none was measured, the first.
 
     Raises:
         UsageError: if no model has z.
@@ -244,9 +248,18 @@ def _best(run: Run) -> str:
         raise UsageError(f"{run.folder.path}: no model in it has z; --model names one without")
     if not (run.folder.path / "summary.json").is_file():
         return with_z[0]
-    costs = {
-        member["name"]: member["also"]["neg_log_likelihood"]
+    measured = {
+        member["name"]: member["also"]
         for member in run.folder.read_json("summary.json")["members"]
         if member["name"] in with_z and member["also"].get("neg_log_likelihood") is not None
     }
-    return min(costs, key=lambda name: costs[name]) if costs else with_z[0]
+    cheap = {
+        name: own["mutual_information"]
+        for name, own in measured.items()
+        if own.get("gain") is not None and own["gain"] >= -0.01 * own["neg_log_likelihood"]
+    }
+    if cheap:
+        return max(cheap, key=lambda name: cheap[name])
+    if measured:
+        return min(measured, key=lambda name: measured[name]["neg_log_likelihood"])
+    return with_z[0]

@@ -192,7 +192,7 @@ class TextReport(NamedTuple):
         zs = jax.random.normal(key_z, (WRITTEN, self.model.vae.latent_dim))
         greedy = write_all(key_words, self.model, params, zs, test.shape[1], 0.0)
         drawn = write_all(key_words, self.model, params, zs, test.shape[1], 1.0)
-        if self.text.entropy is not None:
+        if self.text.entropy is not None and self.text.level == "words":
             numbers["greedy_accepted"] = self._accepted(greedy)
             numbers["sampled_accepted"] = self._accepted(drawn)
         words = [_words_of(row) for row in greedy]

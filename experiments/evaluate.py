@@ -12,7 +12,6 @@ import numpy as np
 import tyro
 from jaxtyping import Array
 
-from experiments._grid import described
 from experiments._importance import importance_of
 from experiments._loaded import Loaded, Run, load_run
 from experiments._noise import EVALUATION_SEED, SURGERY_SEED
@@ -21,6 +20,7 @@ from experiments._report import (
     Result,
     by_setting,
     draw_rate_distortion,
+    label_of,
     markdown_table,
     over_seeds,
     plus_minus,
@@ -267,10 +267,7 @@ def _write(
     task = trained.task
     example = task.about.get("example", "image")
     shown = _shown(dict(results[0].also))
-    groups = {
-        described(group[0].setting) or group[0].name: group
-        for group in by_setting(results).values()
-    }
+    groups = {label_of(group[0]) or group[0].name: group for group in by_setting(results).values()}
     columns = [f"nats per {example}", *groups]
     rows = [
         [name, *(plus_minus(*over_seeds(group, key), digits) for group in groups.values())]

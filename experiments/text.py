@@ -16,6 +16,7 @@ Reference:
 """
 
 import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from experiments._distributed import connected
 from experiments._grid import Axis, Member, grid, short, shown_axes
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options
-from experiments._run import UsageError, check, check_members, flag_of, main
+from experiments._run import UsageError, as_words, check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._text_commands import COMMANDS, answer
@@ -151,7 +152,8 @@ def validate(config: Config) -> Config:
         allowed = "a finite number of 0 or more is needed"
         check_members(flag_of(field), values, allowed, low=0)
         given = values != getattr(Config, field)
-        check(not given or remedy in used, flag_of(field), values, f"belongs to --remedy {remedy}")
+        belongs = not given or remedy in used
+        check(belongs, flag_of(field), as_words(values), f"belongs to --remedy {remedy}")
     for rate in config.word_dropout:
         check(rate <= 1, "--word-dropout", rate, "a share from 0 to 1 is needed")
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
@@ -160,6 +162,10 @@ def validate(config: Config) -> Config:
     check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
     for seed in config.seed:
         check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
+    for field, least in (("max_length", 2), ("max_words", 2), ("min_count", 1)):
+        value = getattr(config, field)
+        fits = value is None or value >= least
+        check(fits, flag_of(field), value, f"a whole number of {least} or more is needed")
     positive = ("latent_dim", "hidden", "embedding", "batch_size", "num_samples")
     for field in (*positive, "eval_sentences", "sentences"):
         value = getattr(config, field)
@@ -227,7 +233,7 @@ def members_of(config: Config, steps_per_epoch: int) -> list[Member]:
 
 
 def _short(value: Any) -> float:
-    """The shortest number that is the same float32."""
+    """A float32 as it was given: to six digits."""
     return float(f"{float(value):.6g}")
 
 
@@ -237,7 +243,7 @@ def run_name(config: Config, text: Sentences) -> str:
     Raises:
         UsageError: if it is too long for a folder.
     """
-    safe = "".join(c if c.isalnum() or c in "._" else "_" for c in text.name) or "text"
+    safe = re.sub(r"[^A-Za-z0-9.]+", "_", text.name).strip("._") or "text"
     parts = [safe, config.level, f"gru{config.hidden}", f"z{config.latent_dim}"]
     parts += config.remedy
     swept = ("beta", *filter(None, STRENGTHS.values()), "learning_rate")

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -40,8 +41,9 @@ def run_of(folder: Path, out: str) -> Path:
 
 def call(module: ModuleType, folder: Path, *flags: str) -> Done:
     """A command line in this process: only what starts it differs from the real one."""
-    # experiments.compress has several commands, the others have one.
+    # experiments.compress and experiments.text have several commands, the others have one.
     config = getattr(module, "Command", None) or module.Config
+    start = getattr(module, "start", None) or partial(main, config, module.run, module.PROG)
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -51,7 +53,7 @@ def call(module: ModuleType, folder: Path, *flags: str) -> Done:
         patch.chdir(folder)
         patch.setattr(sys, "argv", [f"{module.__name__.rpartition('.')[2]}.py", *flags])
         try:
-            main(config, module.run, module.PROG)
+            start()
         except SystemExit as stop:
             code = stop.code
     return Done(code, out.getvalue(), err.getvalue(), folder)

@@ -17,8 +17,10 @@ from vae_jax.model import VAE, batch_elbo_terms, elbo_terms, make_vae
 from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES, Objective
 from vae_jax.preprocess import BINARIZE
+from vae_jax.remedies import make_text_trainer
 from vae_jax.sweep import Sweep, make_members, make_sweep
 from vae_jax.tabular import make_table_vae
+from vae_jax.text import make_text_vae, write
 from vae_jax.train import OPTIMIZERS, Trainer, TrainState, make_trainer
 from vae_jax.two_layer import make_two_layer_vae
 from vae_jax.types import ElboTerms, Hyper, Normal
@@ -52,9 +54,12 @@ __all__ = [
     "make_members",
     "make_sweep",
     "make_table_vae",
+    "make_text_trainer",
+    "make_text_vae",
     "make_trainer",
     "make_two_layer_vae",
     "make_vae",
     "make_wake_sleep",
     "posterior_predictive",
+    "write",
 ]
