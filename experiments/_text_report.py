@@ -120,18 +120,14 @@ class TextReport(NamedTuple):
         if trained.member.columns["latent"] == 0:
             return
         means = np.asarray(self._posteriors(trained.params, SURGERY).mean)
-        points, shares = _principal(means)
-        kinds = self.text.test_kinds[: len(means)]
+        points, kinds, axis_names = _plane(means, self.text.test_kinds[: len(means)])
         figures.save(
             figures.latent_scatter(
                 points,
                 kinds,
                 self.text.kind_names,
                 title=title,
-                axis_names=(
-                    f"first principal component of the means ({shares[0]:.0%})",
-                    f"second ({shares[1]:.0%})",
-                ),
+                axis_names=axis_names,
             ),
             folder / "latent.png",
             points=points,
@@ -370,6 +366,28 @@ def _distinct(sentences: Sequence[Sequence[int]], n: int) -> float:
     """Distinct n-grams, as a share of all of them (Li et al., arXiv 1510.03055)."""
     found = [tuple(own[i : i + n]) for own in sentences for i in range(len(own) - n + 1)]
     return len(set(found)) / max(1, len(found))
+
+
+def _plane(
+    means: Float[np.ndarray, "n latent"], kinds: Integer[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "some 2"], Integer[np.ndarray, " some"], tuple[str, str]]:
+    """The plane in which posterior means are looked at, and whose points are drawn.
+
+    With three kinds or more the two directions that tell them apart best, found with the first
+    half of the sentences and drawn for the other; else the principal components of all.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    half = len(means) // 2
+    several = len(np.unique(kinds[:half])) > 2 and half > 10 * means.shape[1]
+    if several and means.shape[1] > 1 and np.ptp(means[:half], axis=0).max() > 0:
+        # With shrinkage: dimensions that are not used have next to no variance.
+        found = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=2)
+        points = found.fit(means[:half], kinds[:half]).transform(means[half:])
+        return points, kinds[half:], ("linear discriminant 1", "linear discriminant 2")
+    points, shares = _principal(means)
+    first, second = (f"principal component {i + 1} ({shares[i]:.0%})" for i in (0, 1))
+    return points, kinds, (first, second)
 
 
 def _principal(

@@ -610,3 +610,20 @@ def test_the_models_that_are_drawn_are_those_that_are_wanted(
     report = report_of(sentences, figures)
     report.draw(one, tmp_path)
     assert (tmp_path / "sentences.png").exists() == is_drawn
+
+
+def test_the_plane_shows_the_half_that_it_was_not_found_with():
+    """Three kinds that differ in two of six dimensions, the others being far wider."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(3, size=400)
+    means = rng.normal(size=(400, 6)) * np.array([0.1, 0.1, 5, 5, 5, 5])
+    means[:, :2] += np.array([[0, 0], [1, 0], [0, 1]])[kinds]
+    points, drawn, names = _text_report._plane(means, kinds)
+    np.testing.assert_array_equal(drawn, kinds[200:])
+    assert names == ("linear discriminant 1", "linear discriminant 2")
+    centres = np.stack([points[drawn == kind].mean(axis=0) for kind in range(3)])
+    nearest = np.linalg.norm(points[:, None] - centres, axis=-1).argmin(axis=1)
+    assert np.mean(nearest == drawn) > 0.99
+    points, drawn, names = _text_report._plane(means, kinds % 2)
+    assert (points.shape, len(drawn)) == ((400, 2), 400)
+    assert names[0].startswith("principal component 1 (")
