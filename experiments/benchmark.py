@@ -23,10 +23,12 @@ import tyro
 
 from experiments import _benchmark_evaluation as evaluation
 from experiments import _benchmark_gpu as sweep_gpu
+from experiments import _benchmark_growth as growth
 from experiments import _benchmark_sweep as sweep_cpu
 from experiments import _benchmark_tabular as tabular
 from experiments import _benchmark_text as sentences
 from experiments._benchmark_evaluation import Evaluation
+from experiments._benchmark_growth import Growth
 from experiments._benchmark_job import Job, begin, check_counts, data_arguments, isolated, subject
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
@@ -92,7 +94,7 @@ class Config:
     """Measure the speed of the library; each job has its own --help."""
 
     job: Annotated[
-        Single | Startup | Sweep | Tabular | Evaluation | Text,
+        Single | Startup | Sweep | Tabular | Evaluation | Text | Growth,
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.OmitArgPrefixes,
     ]
@@ -112,6 +114,8 @@ def run(config: Config) -> None:
         evaluation.run(job)
     elif isinstance(job, Text):
         sentences.run(job)
+    elif isinstance(job, Growth):
+        growth.run(job)
     elif job.device == "cpu":
         sweep_cpu.run(job)
     else:

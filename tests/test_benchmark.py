@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from PIL import Image
 
 from experiments import (
     _benchmark_conv,
     _benchmark_cost,
     _benchmark_gpu,
+    _benchmark_growth,
     _benchmark_job,
+    _benchmark_lines,
     _benchmark_sweep,
     _peers,
     _timing,
@@ -26,6 +29,7 @@ from experiments import (
     mnist,
 )
 from experiments._benchmark_evaluation import Evaluation
+from experiments._benchmark_growth import Growth
 from experiments._benchmark_job import environment
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
@@ -628,3 +632,185 @@ def test_evaluation_without_pythae_is_one_line(tmp_path, monkeypatch, torch):
 def test_evaluation_refuses_what_cannot_be_measured(settings, says, tmp_path):
     with pytest.raises(UsageError, match=says):
         benchmark.run(Config(Evaluation(dataset="digits", output_dir=tmp_path, **settings)))
+
+
+# How cost grows.
+
+
+def test_growth_measures_and_writes_for_real(tmp_path, monkeypatch):
+    monkeypatch.setattr(_benchmark_growth, "ROWS_PER_TURN", 3000)
+    monkeypatch.setattr(_benchmark_growth, "MEMBER_ROWS", 1000)
+    config = Growth(members=2, rows=2000, turns=2, output_dir=tmp_path)
+    benchmark.run(Config(config))
+    folder = tmp_path / "benchmark"
+    result, markdown = texts_of(folder, "growth")
+    assert_tells_no_place(result, markdown, tmp_path)
+
+    by_members, by_rows = result["by_members"], result["by_rows"]
+    assert [(cost["members"], cost["rows"]) for cost in by_members] == [(1, 1000), (2, 1000)]
+    assert [(cost["members"], cost["rows"]) for cost in by_rows] == [(1, 1000), (1, 2000)]
+    assert by_members[0] == by_rows[0]  # measured once
+    # 64-64-2: three numbers of each parameter, those of Adam among them, and next to nothing.
+    parameters = 64 * 64 + 64 + 64 * 4 + 4 + 2 * 64 + 64 + 64 * 64 + 64
+    for cost in by_members + by_rows:
+        assert_sums_up(cost, turns=2)
+        assert cost["rows_per_epoch"] == cost["rows"] // 128 * 128
+        assert 12 * parameters < cost["state_bytes"] / cost["members"] < 12 * parameters + 100
+        # Its arguments are data and state.
+        assert cost["program_bytes"] > cost["state_bytes"] + 64 * cost["rows"]
+        assert 0 < cost["test_neg_elbo"] < 64 * math.log(2)  # what an untrained model costs
+
+    lines = result["lines"]
+    seconds = np.array([cost["median_seconds"] for cost in by_members])
+    # sum_i (slope m_i / t_i - 1)^2 is least where its derivative is zero.
+    share = np.array([1, 2]) / seconds
+    slope = np.sum(share) / np.sum(share**2)
+    assert lines["seconds_per_member"]["slope"] == pytest.approx(slope)
+    assert lines["seconds_per_member"]["intercept"] == 0
+    off = np.max(np.abs(1 / (slope * share) - 1))
+    assert lines["seconds_per_member"]["largest_deviation"] == pytest.approx(off)
+    assert f"largest deviation {off:.1%}" in markdown
+    # Every member has a state, and they are all alike.
+    state = lines["state_bytes_per_member"]
+    assert state["slope"] == pytest.approx(by_members[0]["state_bytes"])
+    assert state["largest_deviation"] < 1e-12
+    assert lines["program_bytes_per_member"]["intercept"] > 64 * 1000
+
+    few, many = (cost for cost in result["computed"] if cost["members"] == 10_000)
+    assert (few["hosts"], many["hosts"]) == (1, 16)
+    assert few["seconds"] == pytest.approx(10_000 * slope)
+    assert many["seconds"] == pytest.approx(625 * slope)
+    assert "Computed from these lines and not measured" in markdown
+
+    with np.load(folder / "growth-cpu.npz") as arrays:
+        np.testing.assert_array_equal(arrays["by_members_members"], [1, 2])
+        stored = np.median(arrays["by_members_seconds"], axis=(1, 2))
+        np.testing.assert_allclose(stored, seconds, rtol=1e-12)
+    with Image.open(folder / "growth-cpu.png") as image:
+        assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
+
+
+def test_a_line_is_found_again():
+    sizes = [1, 2, 4, 1000]
+    line = _benchmark_lines.fitted(sizes, [7.0 + 3 * size for size in sizes], fixed=True)
+    assert line == pytest.approx((7, 3, 0))
+    assert line.at(10) == pytest.approx(37)
+    line = _benchmark_lines.fitted(sizes, [3.0 * size for size in sizes])
+    assert line == pytest.approx((0, 3, 0))
+
+
+def test_each_size_counts_the_same_in_a_line():
+    """Two of one cost a size, the third twice it: by hand, with shares 1, 1 and 1/2."""
+    line = _benchmark_lines.fitted([1, 10, 100], [1.0, 10.0, 200.0])
+    slope = (1 + 1 + 1 / 2) / (1 + 1 + 1 / 4)
+    assert line == pytest.approx((0, slope, 2 / slope - 1))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_no_other_line_deviates_less(fixed):
+    rng = np.random.default_rng(0)
+    sizes = np.array([1, 2, 4, 8, 16, 32])
+    costs = (5 * fixed + 2 * sizes) * rng.uniform(0.8, 1.2, len(sizes))
+
+    def squares(intercept, slope):
+        return np.sum(((intercept + slope * sizes) / costs - 1) ** 2)
+
+    line = _benchmark_lines.fitted(sizes.tolist(), costs.tolist(), fixed=fixed)
+    found = squares(line.intercept, line.slope)
+    for step in (-1e-3, 1e-3):
+        assert squares(line.intercept, line.slope + step) > found
+        if fixed:
+            assert squares(line.intercept + step, line.slope) > found
+    largest = max(abs(cost / line.at(size) - 1) for size, cost in zip(sizes, costs, strict=True))
+    assert line.largest_deviation == pytest.approx(largest)
+    assert largest > 0.01
+
+
+@pytest.mark.parametrize(("members", "hosts", "share"), [(7, 1, 7), (1000, 16, 63), (32, 16, 2)])
+def test_hosts_share_the_members(members, hosts, share):
+    line = _benchmark_lines.Line
+    lines = {"seconds_per_member": line(0, 0.5), "program_bytes_per_member": line(100, 10)}
+    cost = _benchmark_lines.computed(members, hosts, lines)
+    assert cost == {"seconds": 0.5 * share, "bytes_of_a_host": 100 + 10 * share}
+
+
+@pytest.mark.parametrize(
+    ("most", "members", "rows"),
+    [
+        (1, [1], [1]),
+        (6, [1, 2, 4, 6], [6]),
+        (256, [1, 2, 4, 8, 16, 32, 64, 128, 256], [256]),
+        (5000, [2**power for power in range(13)] + [5000], [1000, 3000, 5000]),
+    ],
+)
+def test_sizes_double_and_triple_up_to_the_largest(most, members, rows):
+    assert _benchmark_growth.member_counts(most) == members
+    assert _benchmark_growth.row_counts(most) == rows
+
+
+def test_a_million_rows_come_in_seven_sizes():
+    sizes = [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+    assert _benchmark_growth.row_counts(1_000_000) == sizes
+
+
+def test_generated_rows_are_those_of_a_smaller_table_and_more():
+    few, many = map(_benchmark_growth.generated, (100, 5000))
+    assert (few.shape, few.dtype) == ((100, 64), np.uint8)
+    np.testing.assert_array_equal(many[:100], few)
+    assert set(np.unique(many).tolist()) == {0, 255}
+    # A factor is as often of one sign as of the other: five standard errors of its mean.
+    spread = 5 * 255 / 2 / math.sqrt(5000)
+    np.testing.assert_allclose(many.mean(axis=0), 127.5, atol=spread)
+
+
+def test_the_figure_of_growth_shows_every_size_and_its_line():
+    def cost(members, rows):
+        seconds = 1e-6 * members * rows
+        return {
+            "members": members,
+            "rows_per_epoch": rows,
+            "median_seconds": seconds,
+            "min_seconds": 0.9 * seconds,
+            "max_seconds": 1.2 * seconds,
+            "program_bytes": 2e6 + 3e5 * members,
+            "state_bytes": 1e5 * members,
+        }
+
+    by_members = [cost(members, 4096) for members in (1, 2, 4)]
+    by_rows = [cost(1, rows) for rows in (1000, 100_000)]
+    lines = _benchmark_lines.lines_of(by_members, by_rows)
+    figure = _benchmark_lines.growth_figure("a title", by_members, by_rows, lines)
+    FigureCanvasAgg(figure).draw()
+    per_member, per_epoch, memory = figure.axes
+    level, points = (np.asarray(line.get_ydata()) for line in per_member.lines)
+    np.testing.assert_allclose(level, 4.096)
+    np.testing.assert_allclose(points, 4.096)
+    (bars,) = per_member.collections
+    assert isinstance(bars, LineCollection)
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends, [[0.9 * 4.096, 1.2 * 4.096]] * 3)
+    for line in per_epoch.lines:
+        np.testing.assert_allclose(np.array(line.get_data()), [[1000, 100_000], [1e-3, 0.1]])
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in memory.lines]
+    expected = [[2, 3.2], [2.3, 2.6, 3.2], [0, 0.4], [0.1, 0.2, 0.4]]
+    for values, wanted in zip(drawn, expected, strict=True):
+        assert values == pytest.approx(wanted)
+    assert memory.get_legend_handles_labels()[1] == [
+        "program, 2 + 0.3 a member",
+        "state, 0.1 a member",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"members": 1}, "--members 1: 2 or more"),
+        ({"members": -4}, "--members -4: 2 or more"),
+        ({"rows": 1000}, "--rows 1000: more than 1,000"),
+        ({"turns": 0}, "--turns 0"),
+    ],
+)
+def test_growth_refuses_what_makes_no_line(settings, line, tmp_path):
+    with pytest.raises(UsageError, match=f"^{line}[^\n]*$"):
+        benchmark.run(Config(Growth(**({"output_dir": tmp_path} | settings))))
+    assert list(tmp_path.iterdir()) == []
