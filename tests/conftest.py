@@ -37,6 +37,7 @@ LONGEST = (
     "test_aevb",
     "test_iwae",
     "test_two_layer",
+    "test_text_experiment",
     "test_compress_experiment",
 )
 

@@ -10,6 +10,8 @@ from vae_jax.networks import ACTIVATIONS, NETWORKS, SentenceDecoder, SentenceEnc
 from vae_jax.networks.conv import DownConv, UpConv, depth_to_space, space_to_depth
 from vae_jax.networks.recurrent import GRU
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PAIRS = {
     "down": (DownConv(5), nn.Conv(5, (4, 4), strides=(2, 2), padding=1)),
     "up": (UpConv(5), nn.ConvTranspose(5, (4, 4), strides=(2, 2))),
@@ -20,16 +22,20 @@ PAIRS = {
 @pytest.mark.parametrize("shape", [(8, 8, 3), (2, 6, 1), (14, 4, 2)])
 def test_the_matmul_form_equals_linens_convolution(pair, shape, key):
     ours, theirs = PAIRS[pair]
-    x = jax.random.normal(key, shape)
-    params = theirs.init(key, x)
-    params = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), params)
-    np.testing.assert_allclose(ours.apply(params, x), theirs.apply(params, x), rtol=2e-5, atol=2e-5)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    params = drawn(theirs, jnp.asarray(x), scale=1.0)
 
-    def loss(network):
-        return lambda params, x: jnp.sum(jnp.sin(network.apply(params, x)))
+    @jax.jit
+    def outputs_and_gradients(params, x):
+        def loss(params, x, network):
+            out = network.apply(params, x)
+            return jnp.sum(jnp.sin(out)), out
 
-    ours_grads = jax.grad(loss(ours), argnums=(0, 1))(params, x)
-    their_grads = jax.grad(loss(theirs), argnums=(0, 1))(params, x)
+        grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        return grad(params, x, ours), grad(params, x, theirs)
+
+    (ours_grads, out), (their_grads, expected) = outputs_and_gradients(params, x)
+    np.testing.assert_allclose(out, expected, rtol=2e-5, atol=2e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), ours_grads, their_grads
     )
@@ -37,19 +43,19 @@ def test_the_matmul_form_equals_linens_convolution(pair, shape, key):
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_weights_have_linens_names_shapes_and_scale(pair, key):
-    ours, theirs = (network.init(key, jnp.zeros((16, 16, 64))) for network in PAIRS[pair])
-    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, theirs)
-    ours_std, their_std = (p["params"]["kernel"].std() for p in (ours, theirs))
+    ours, theirs = (jax.jit(one.init)(key, jnp.zeros((16, 16, 64))) for one in PAIRS[pair])
+    assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, theirs)
+    ours_std, their_std = (np.std(p["params"]["kernel"]) for p in (ours, theirs))
     # The relative standard error of a standard deviation of n numbers is 1 / sqrt(2 n).
     assert abs(ours_std / their_std - 1) < 4 / np.sqrt(ours["params"]["kernel"].size)
 
 
 def test_space_to_depth_moves_pixels_where_it_says(key):
-    x = jax.random.normal(key, (4, 6, 3))
-    folded = space_to_depth(x)
+    x = np.asarray(jax.random.normal(key, (4, 6, 3)))
+    folded = np.asarray(jax.jit(space_to_depth)(x))
     assert folded.shape == (2, 3, 12)
-    assert jnp.array_equal(folded[1, 2, 3 * 2 : 3 * 3], x[3, 4])
-    assert jnp.array_equal(depth_to_space(folded), x)
+    assert np.array_equal(folded[1, 2, 3 * 2 : 3 * 3], x[3, 4])
+    assert np.array_equal(jax.jit(depth_to_space)(folded), x)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -60,21 +66,22 @@ def test_every_network_maps_x_to_a_posterior_and_z_to_theta(name, theta_dim, hid
     encoder, decoder = NETWORKS[name](
         hidden, x_shape=x_shape, latent_dim=3, theta_dim=theta_dim, activation=jnp.tanh
     )
-    out, params = encoder.init_with_output(key, jnp.ones(x_shape))
+    out, params = jax.jit(encoder.init_with_output)(key, jnp.ones(x_shape))
     assert out.shape == (6,)
     assert {"params"} == set(params)  # nothing that mutates: no BatchNorm
-    theta, _ = decoder.init_with_output(key, jnp.ones(3))
+    theta, _ = jax.jit(decoder.init_with_output)(key, jnp.ones(3))
     assert theta.shape == (*x_shape, theta_dim)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_batch_is_its_examples(name, key):
     encoder, _ = NETWORKS[name]((6,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
-    xs = jax.random.normal(key, (5, 8, 8, 1))
-    params = encoder.init(key, xs[0])
-    batch = jax.vmap(encoder.apply, (None, 0))(params, xs)
+    xs = np.asarray(jax.random.normal(key, (5, 8, 8, 1)))
+    params = jax.jit(encoder.init)(key, xs[0])
+    apply = jax.jit(encoder.apply)
+    batch = np.asarray(jax.jit(jax.vmap(encoder.apply, (None, 0)))(params, xs))
     for x, out in zip(xs, batch, strict=True):
-        np.testing.assert_allclose(encoder.apply(params, x), out, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(apply(params, x), out, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(28, 30, 1), (784,)])
@@ -96,21 +103,22 @@ def test_the_first_weights_of_an_mlp_may_be_chosen(key):
         (50,), **shapes, kernel_init=nn.initializers.constant(2.0), bias_init=nn.initializers.ones
     )
     usual, _ = NETWORKS["mlp"]((50,), **shapes)
-    for params in (encoder.init(key, jnp.zeros(40)), decoder.init(key, jnp.zeros(30))):
-        for layer in params["params"].values():
-            assert jnp.all(layer["kernel"] == 2.0)
-            assert jnp.all(layer["bias"] == 1.0)
-    kernel = usual.init(key, jnp.zeros(40))["params"]["Dense_0"]["kernel"]
+    for network, width in ((encoder, 40), (decoder, 30)):
+        for layer in jax.jit(network.init)(key, jnp.zeros(width))["params"].values():
+            assert np.all(np.asarray(layer["kernel"]) == 2.0)
+            assert np.all(np.asarray(layer["bias"]) == 1.0)
+    params = jax.jit(usual.init)(key, jnp.zeros(40))["params"]
+    kernel = np.asarray(params["Dense_0"]["kernel"])
     # A uniform variable's square has a relative standard error of sqrt(4 / 5 / n).
     assert abs(kernel.var() * 3 * 40 - 1) < 4 * np.sqrt(0.8 / kernel.size)
-    assert jnp.max(jnp.abs(kernel)) <= 1 / np.sqrt(40)
+    assert np.max(np.abs(kernel)) <= 1 / np.sqrt(40)
 
 
-def drawn(network: nn.Module, *args: Any) -> Any:
+def drawn(network: nn.Module, *args: Any, scale: float = 0.5) -> Any:
     """Parameters of float64 of which none is 0, so that none can be forgotten."""
     shapes = jax.eval_shape(network.init, jax.random.key(0), *args)
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape), shapes)
+    return jax.tree.map(lambda leaf: rng.normal(0, scale, leaf.shape), shapes)
 
 
 def sigmoid(a: np.ndarray) -> np.ndarray:
