@@ -408,4 +408,4 @@ def _mean_and_error(values: Sequence[float]) -> str:
     error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     mean = float(np.mean(values))
     digits = 3 if abs(mean) < 2 else 2
-    return plus_minus(mean, float(error), digits)
+    return plus_minus(round(mean, digits) + 0.0, float(error), digits)  # and no -0.000

@@ -59,10 +59,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module")
 def compiled_quickly() -> Iterator[None]:
-    """For modules that compile for longer than they compute."""
+    """For modules that compile for longer than they compute, and the processes they start.
+
+    That a sweep has the bits of its models alone, and a scan those of a loop, is tested at XLA's
+    full effort in test_sweep and test_train.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        yield
     jax.config.update("jax_disable_most_optimizations", before)
 
 

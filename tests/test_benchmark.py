@@ -81,6 +81,7 @@ def assert_tells_no_place(result: dict, markdown: str, tmp_path: Path):
             assert private not in text
 
 
+@pytest.mark.slow
 def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
     config = Single(**TINY, epochs_per_turn=2, turns=2, output_dir=tmp_path)
     benchmark.run(Config(config))
@@ -270,6 +271,7 @@ def test_an_unknown_job_is_one_line_and_exit_code_2(argument, monkeypatch, capsy
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
     measure, caches = benchmark.first_epoch_seconds, []
 
@@ -315,6 +317,7 @@ def test_an_experiment_that_fails_is_one_line():
         benchmark.first_epoch_seconds(arguments, environment(Path("unused")))
 
 
+@pytest.mark.slow
 def test_sweep_measures_and_writes_for_real(tmp_path, capsys):
     config = Sweep(
         dataset="digits",
@@ -456,6 +459,7 @@ def test_the_ceilings_are_rates():
     assert 1e7 < _benchmark_cost.copy_ceiling(2**16, loops=3) < 1e14
 
 
+@pytest.mark.slow
 def test_native_convolutions_compute_the_same(key):
     config = Sweep(dataset="digits", batch_size=32)
     tasks = _benchmark_conv.tasks_of(config, digits())
@@ -469,6 +473,7 @@ def test_native_convolutions_compute_the_same(key):
     np.testing.assert_allclose(*(float(one.elbo) for one in estimates), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     """All but CUDA graphs, on few images: what it writes is what its parts say."""
     few = digits()._replace(
@@ -578,6 +583,7 @@ def test_torch_compiles_the_loss_whole(torch):
         assert float(compiled.detach()) == pytest.approx(float(plain.detach()))
 
 
+@pytest.mark.slow
 def test_tabular_measures_and_writes_for_real(tmp_path, torch):
     config = Tabular(turns=1, seeds=1, epochs=10, rows=100_000, output_dir=tmp_path)
     benchmark.run(Config(config))
@@ -597,6 +603,7 @@ def test_tabular_measures_and_writes_for_real(tmp_path, torch):
 # log p(x).
 
 
+@pytest.mark.slow
 def test_evaluation_measures_and_writes_for_real(tmp_path, torch):
     pytest.importorskip("pythae")
     config = Evaluation(
@@ -637,6 +644,7 @@ def test_evaluation_refuses_what_cannot_be_measured(settings, says, tmp_path):
 # How cost grows.
 
 
+@pytest.mark.slow
 def test_growth_measures_and_writes_for_real(tmp_path, monkeypatch):
     monkeypatch.setattr(_benchmark_growth, "ROWS_PER_TURN", 3000)
     monkeypatch.setattr(_benchmark_growth, "MEMBER_ROWS", 1000)

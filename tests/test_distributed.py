@@ -11,6 +11,8 @@ from command_line import command, read_json
 from processes import Ended, free_port, on_devices, together, until
 from test_experiments import TINY, rows_of
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_quickly")]
+
 EPOCHS, HEARTBEAT = 60, 10
 # Three models on two processes with two devices each, so that they are filled up to four.
 SWEEP = (*TINY, "--beta", "0.5", "1", "4", "--checkpoint-every", "1", "--figures", "none")
@@ -126,7 +128,6 @@ def test_both_refuse_what_cannot_be_run(few, cache):
     assert sorted((few.folder / RUN).rglob("*")) == before
 
 
-@pytest.mark.slow
 def test_two_processes_find_each_other_in_slurm(whole, cache, tmp_path):
     """From the variables that `srun` sets, and no flag but --distributed."""
     # JAX takes the coordinator's port from the number of the job.
@@ -153,7 +154,6 @@ def test_two_processes_find_each_other_in_slurm(whole, cache, tmp_path):
     assert rows_of(tmp_path / RUN) == until_epoch(rows_of(whole), FEW)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_process_that_dies_ends_the_other_and_both_go_on(killed, whole, cache, tmp_path):
     flags = ("--epochs", str(EPOCHS))
@@ -181,7 +181,6 @@ def test_a_process_that_dies_ends_the_other_and_both_go_on(killed, whole, cache,
     assert ours == theirs
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_process_whose_peer_never_comes_says_so(number, cache, tmp_path):
     words, env = pair_of(cache, "--epochs", "1")[number]

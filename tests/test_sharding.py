@@ -152,6 +152,7 @@ def test_a_layout_gives_the_same_bits_again(case, seen):
     assert seen[case]["repeatable"]
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path):
     """Three models on eight devices, and one after the other on one.
 
