@@ -256,7 +256,8 @@ def _best(run: Run) -> str:
     cheap = {
         name: own["mutual_information"]
         for name, own in measured.items()
-        if own.get("gain") is not None and own["gain"] >= -0.01 * own["neg_log_likelihood"]
+        if own.get("gain") is not None
+        and own["gain"] >= -0.01 * (own["gain"] + own["neg_log_likelihood"])
     }
     if cheap:
         return max(cheap, key=lambda name: cheap[name])

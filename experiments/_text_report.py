@@ -1,7 +1,7 @@
 """What is told of models of sentences: how much z carries, what it buys, and what they write."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ NUMBERS = {
     "accuracy_by_sample": "by sample",
     "greedy_accepted": "greedy accepted",
     "sampled_accepted": "sampled accepted",
+    "accepted_and_new": "and new",
     "greedy_new": "greedy new",
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
@@ -170,7 +171,8 @@ class TextReport(NamedTuple):
             "neg_log_likelihood_standard_error": costs.std(ddof=1) / math.sqrt(len(costs))
             if len(costs) > 1
             else math.nan,
-            "perplexity": math.exp(costs.sum() / lengths_of(some).sum()),
+            # A model that went astray may have one beyond all floats.
+            "perplexity": float(np.exp(np.minimum(costs.sum() / lengths_of(some).sum(), 700))),
             "effective_samples": float(np.median(np.asarray(estimate.effective_samples))),
             "kl": float(one.final.kl),
         }
@@ -191,26 +193,29 @@ class TextReport(NamedTuple):
         if self.text.entropy is not None and self.text.level == "words":
             numbers["greedy_accepted"] = self._accepted(greedy)
             numbers["sampled_accepted"] = self._accepted(drawn)
+            numbers["accepted_and_new"] = self._accepted(drawn, known)
         words = [_words_of(row) for row in greedy]
         numbers["greedy_new"] = float(np.mean([tuple(own) not in known for own in words]))
         numbers["distinct_1"], numbers["distinct_2"] = (_distinct(words, n) for n in (1, 2))
         return {name: float(value) for name, value in numbers.items()}
 
-    def _accepted(self, rows: Integer[np.ndarray, "n length"]) -> float:
-        """The share of sentences that the grammar generates."""
+    def _accepted(
+        self, rows: Integer[np.ndarray, "n length"], known: Collection[tuple[int, ...]] = ()
+    ) -> float:
+        """The share of sentences that the grammar generates and that are not known."""
         vocabulary = self.text.vocabulary
         judged: dict[tuple[int, ...], bool] = {}
         for row in rows:
             own = tuple(_words_of(row))
             if own not in judged:
-                judged[own] = accepts([vocabulary[word] for word in own])
+                judged[own] = own not in known and accepts([vocabulary[word] for word in own])
         return float(np.mean([judged[tuple(_words_of(row))] for row in rows]))
 
     def _page(self, params: Params) -> list[tuple[str, list[str]]]:
         """What a model writes: from the prior, between two sentences, and of given ones."""
-        key = jax.random.key(DRAW_SEED)
+        key_z, key = jax.random.split(jax.random.key(DRAW_SEED))
         length, test = self.text.test.shape[1], self.text.test
-        zs = jax.random.normal(key, (SHOWN, self.model.vae.latent_dim))
+        zs = jax.random.normal(key_z, (SHOWN, self.model.vae.latent_dim))
         q = self._posteriors(params, SHOWN)
         ends = q.mean[:2]
         path = between(ends[0], ends[1], STEPS)
@@ -250,7 +255,9 @@ class TextReport(NamedTuple):
             f'{self.text.level[:-1]}, ends of sentences counted. "z buys": -log p(x) of the same '
             "decoder without z less that of the model, for each seed. Mean ± standard error over "
             f"seeds. Rebuilt: share of tokens at their place, greedily. {WRITTEN:,} sentences are "
-            f"written from the prior; new: not among the training sentences.{known}"
+            "written from the prior; new: not among the training sentences. The KL is that of all "
+            f"{len(self.text.test):,} held-out sentences, I(x; z) and active units of the first "
+            f"{min(SURGERY, len(self.text.test)):,}.{known}"
         )
         title = f"{self.title}: what z carries"
         folder.write_text("text.md", f"{title}\n\n{markdown_table(columns, rows)}\n\n{said}\n")

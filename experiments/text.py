@@ -6,9 +6,9 @@ each seed, the same decoder without z, so that what z buys is one number. What a
 can be tried:
 
     python -m experiments.text generate    results/text/RUN --number 10 --temperature 0.7
-    python -m experiments.text interpolate results/text/RUN "the cook sings ." "did the cats eat ?"
-    python -m experiments.text nearest     results/text/RUN "the cook sings ."
-    python -m experiments.text reconstruct results/text/RUN "the cook sings ."
+    python -m experiments.text interpolate results/text/RUN "the chef bakes ." "did the chef bake ?"
+    python -m experiments.text nearest     results/text/RUN "the chef bakes ."
+    python -m experiments.text reconstruct results/text/RUN "the chef bakes ."
 
 Reference:
     Bowman et al., Generating sentences from a continuous space (arXiv 1511.06349); He et al.,
@@ -149,8 +149,8 @@ def validate(config: Config) -> Config:
         if field is None:
             continue
         values = getattr(config, field)
-        allowed = "a finite number of 0 or more is needed"
-        check_members(flag_of(field), values, allowed, low=0)
+        allowed = "a finite number above 0 is needed; --remedy none is without"
+        check_members(flag_of(field), values, allowed, low=1e-30)
         given = values != getattr(Config, field)
         belongs = not given or remedy in used
         check(belongs, flag_of(field), as_words(values), f"belongs to --remedy {remedy}")

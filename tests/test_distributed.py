@@ -11,7 +11,7 @@ from command_line import command, read_json
 from processes import Ended, free_port, on_devices, together, until
 from test_experiments import TINY, rows_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_quickly")]
+pytestmark = pytest.mark.slow
 
 EPOCHS, HEARTBEAT = 60, 10
 # Three models on two processes with two devices each, so that they are filled up to four.

@@ -35,8 +35,6 @@ from experiments._shards import SliceJob, as_arguments
 from experiments._sweep import _slice
 from vae_jax.types import Hyper
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SLICES = 3
 GRID = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1", "--figures", "none")
 MEMBERS = ["beta0.5-seed0", "beta0.5-seed1", "beta4-seed0", "beta4-seed1"]

@@ -27,7 +27,7 @@ from experiments._saved import load_population
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.sweep import Population, make_members, make_sweep, place_members
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_quickly")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 EPOCHS, MEMBERS = 90, 4

@@ -258,7 +258,7 @@ def test_the_best_model_is_asked_unless_one_is_named(home):
     cheap = {
         name: also["mutual_information"]
         for name, also in with_z.items()
-        if also["gain"] >= -0.01 * also["neg_log_likelihood"]
+        if also["gain"] >= -0.01 * (also["gain"] + also["neg_log_likelihood"])
     }
     costs = {name: also["neg_log_likelihood"] for name, also in with_z.items()}
     best = max(cheap, key=cheap.__getitem__) if cheap else min(costs, key=costs.__getitem__)

@@ -48,7 +48,7 @@ def make_text_vae(
         The model.
 
     Raises:
-        ValueError: if a size is under 1, or the vocabulary under 2.
+        ValueError: if a size is under 1, or the vocabulary under 3.
 
     Example:
         >>> model = make_text_vae(10, 6, embedding=4, hidden=8, latent_dim=2)
@@ -60,6 +60,8 @@ def make_text_vae(
         Bowman et al., Generating sentences from a continuous space (arXiv 1511.06349),
         section 3.
     """
+    if vocabulary_size <= UNKNOWN:
+        raise ValueError(f"vocabulary_size {vocabulary_size}: at least {UNKNOWN + 1} is needed")
     for name, size in {"length": length, "embedding": embedding, "hidden": hidden}.items():
         if size < 1:
             raise ValueError(f"{name} {size}: at least 1 is needed")

@@ -76,7 +76,7 @@ def draw_remedies(
     left.set_ylabel(unit)
     _draw_ranges(right, epochs, active_units, kept)
     right.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    right.set_title("active units")
+    right.set_title("active units (KL above 0.01)")
     right.set_ylabel("latent dimensions")
     handles = [
         Line2D([], [], color=color, ls=dashes, label=name)
