@@ -51,6 +51,7 @@ NOT_THE_MODEL = {
     "num_processes",
     "process_id",
     "heartbeat",
+    "eval_sentences",  # of text: how much is measured when all is trained
 }
 
 

@@ -261,7 +261,7 @@ def test_without_its_weights_of_z_the_decoder_does_not_depend_on_z(z):
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"vocabulary_size": 1}, "vocabulary_size 1: at least 2 is needed"),
+        ({"vocabulary_size": 1}, "vocabulary_size 1: at least 3 is needed"),
         ({"length": 0}, "length 0: at least 1 is needed"),
         ({"embedding": 0}, "embedding 0: at least 1 is needed"),
         ({"hidden": -1}, "hidden -1: at least 1 is needed"),
