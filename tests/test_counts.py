@@ -33,8 +33,8 @@ def trainer_and_batch(name: str) -> tuple[Any, np.ndarray]:
         lengths = np.full(64, 12)
         trainer = make_text_trainer(model.vae, batch_size=16, lengths=lengths, buckets=(6, 12))
         return trainer, np.ones((16, 12), np.uint16)
-    networks = NETWORKS[name]((400,), x_shape=(28, 28, 1), latent_dim=20, theta_dim=1)
-    vae = make_vae(*networks, bernoulli(), x_shape=(28, 28, 1), latent_dim=20)
+    encoder, decoder = NETWORKS[name]((400,), x_shape=(28, 28, 1), latent_dim=20, theta_dim=1)
+    vae = make_vae(encoder, decoder, bernoulli(), x_shape=(28, 28, 1), latent_dim=20)
     trainer = make_trainer(vae, OBJECTIVES["beta"](), batch_size=128)
     return trainer, np.zeros((128, 28, 28, 1), np.uint8)
 
