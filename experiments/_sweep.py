@@ -57,6 +57,9 @@ class Task(NamedTuple):
         draw: `(trained, folder)` draws one member's figures, for experiments that have some.
         measure: `(trained, run)` writes and draws what an experiment alone can tell of all
             its members together, and returns each one's further numbers, by name.
+        conclude: `(run, results)` does so from the results, which it returns, and so can
+            again when slices are joined.
+        context: what the experiment's own commands need of a run that is loaded.
         passes: epochs between two rows of `metrics.csv`.
         execution: `--execution auto` on a CPU.
         compile_quickly: as of `make_sweep`.
@@ -80,6 +83,8 @@ class Task(NamedTuple):
     picture: Callable[[Params], Any] | None = None
     draw: Callable[[Trained, Path], None] | None = None
     measure: Callable[[list[Trained], RunFolder], list[dict[str, float]]] | None = None
+    conclude: Callable[[RunFolder, list[Result]], list[Result]] | None = None
+    context: Any = None
     passes: int = 1
     execution: Execution = "map"
     compile_quickly: bool = False
@@ -138,6 +143,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         batch_size=task.batch_size,
         checkpoint_every=config.checkpoint_every,
         chunk=config.chunk,
+        programs={},
     )
     plan = plan_of(loop, members)
     chunks = chunks_of(plan, members, folder.checkpoints)
@@ -164,6 +170,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     if sharding.is_first():
         also = [{}] * len(trained) if task.measure is None else task.measure(trained, folder)
         results = [result_of(*pair) for pair in zip(trained, also, strict=True)]
+        results = results if task.conclude is None else task.conclude(folder, results)
         for member in trained:
             if task.draw is not None and member.params is not None and member.rows:
                 task.draw(member, folder.figures / member.member.name)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import assert_same_bits, compilations, image_vae, leaves
 
-from experiments._train import _bytes_used
+from experiments._train import bytes_used
 from vae_jax.evaluation import estimate_elbo
 from vae_jax.networks import NETWORKS
 from vae_jax.objectives import Objective, beta
@@ -507,7 +507,7 @@ def test_map_trains_its_members_in_place(images, test_images):
     for size in (2, 4):
         members = members_of(GRID[:size])
         lowered = sweep.epoch.lower(sweep.init(members), members, images, test_images)
-        used[size] = _bytes_used(lowered.compile())
+        used[size] = bytes_used(lowered.compile())
     shapes = jax.tree.leaves(jax.eval_shape(image_vae().init, jax.random.key(0)))
     weights = sum(leaf.size for leaf in shapes)
     # What is small: each array begins at a multiple of 64 bytes, and there are three for every
@@ -524,7 +524,7 @@ def test_vmap_holds_the_data_once(digits, test_images):
     for length in (200, 1200):
         data = jax.ShapeDtypeStruct((length, *digits.shape[1:]), digits.dtype)
         lowered = sweep.epoch.lower(sweep.init(members), members, data, test_images)
-        used.append(_bytes_used(lowered.compile()))
+        used.append(bytes_used(lowered.compile()))
     # Once for all six members, and the shuffling of two seeds: some numbers for each image.
     assert used[1] - used[0] < 1.5 * 1000 * digits[0].nbytes
 
@@ -609,8 +609,8 @@ def test_a_plan_holds_every_member_and_fits_the_memory(members, shards, memory, 
         assert plan.sizes == (members,)
     else:
         fixed, each, free = memory
-        assert (plan.member_bytes, plan.fixed_bytes, plan.free_bytes) == (each, fixed, free)
         on_a_device = plan.chunk // shards
+        assert (plan.chunk_bytes, plan.free_bytes) == (fixed + each * on_a_device, free)
         assert on_a_device == 1 or fixed + each * on_a_device <= 0.8 * free
         if len(plan.sizes) > 1:
             # One chunk fewer would not have fitted.
@@ -621,8 +621,15 @@ def test_a_plan_holds_every_member_and_fits_the_memory(members, shards, memory, 
 @pytest.mark.parametrize(("members", "sizes"), [(75, (75,)), (76, (38, 38)), (151, (51, 50, 50))])
 def test_a_fifth_of_the_memory_is_left(members, sizes):
     """Of 1000 bytes 800: 50 besides and 75 members of 10 each."""
-    plan = plan_chunks(members, lambda size: 50 + 10 * size, 1000)
-    assert plan.sizes == sizes
+    measured = []
+
+    def bytes_of(size: int) -> int:
+        measured.append(size)
+        return 50 + 10 * size
+
+    assert plan_chunks(members, bytes_of, 1000).sizes == sizes
+    # What fits is compiled as it is trained, and nothing else is.
+    assert measured == ([75] if members == 75 else [members, 2, 3])
 
 
 @pytest.mark.parametrize(("members", "chunk"), [(0, None), (3, 0)])

@@ -353,15 +353,13 @@ class Plan(NamedTuple):
     Attributes:
         sizes: real members of each chunk, the larger ones first.
         chunk: members of the one compiled program; a smaller chunk is filled up to it.
-        member_bytes: memory of a device for one more member on it; 0 if not measured.
-        fixed_bytes: memory of a device without any, likewise.
+        chunk_bytes: memory of a device that a chunk needs; 0 if not measured.
         free_bytes: what a device has; None if it was not asked for.
     """
 
     sizes: tuple[int, ...]
     chunk: int
-    member_bytes: int = 0
-    fixed_bytes: int = 0
+    chunk_bytes: int = 0
     free_bytes: int | None = None
 
 
@@ -373,10 +371,11 @@ def plan_chunks(
     chunk: int | None = None,
     shards: int = 1,
 ) -> Plan:
-    """Choose the size of a chunk, from the memory of two small populations unless it is given.
+    """Choose the size of a chunk, from the memory that populations need unless it is given.
 
-    What a program needs is a constant and a multiple of its members, so that two sizes tell
-    the rest; a fifth of the memory is left for what else lives there.
+    If all members fit together, a single program was measured, the one that will train them.
+    Else two small populations tell what any needs: a constant and a multiple of its members.
+    A fifth of the memory is left for what else lives there.
 
     Args:
         members: members to train.
@@ -393,17 +392,20 @@ def plan_chunks(
     """
     if members < 1 or (chunk is not None and chunk < 1):
         raise ValueError(f"{members} members in chunks of {chunk}: at least 1 is needed")
-    per_member = fixed = 0
+    fixed = per_member = 0
     if chunk is None and bytes_of is not None and free_bytes is not None:
-        # A loop over one member is no loop, and needs less: two and three are typical.
-        two = bytes_of(2 * shards)
-        per_member = max(1, bytes_of(3 * shards) - two)
-        fixed = max(0, two - 2 * per_member)
-        chunk = max(1, int(0.8 * free_bytes - fixed) // per_member) * shards
+        fixed, usable = bytes_of(-(-members // shards) * shards), int(0.8 * free_bytes)
+        if fixed > usable:
+            # A loop over one member is no loop, and needs less: two and three are typical.
+            two = bytes_of(2 * shards)
+            per_member = max(1, bytes_of(3 * shards) - two)
+            fixed = max(0, two - 2 * per_member)
+            chunk = max(1, (usable - fixed) // per_member) * shards
     number = -(-members // min(members, chunk or members))
     least, more = divmod(members, number)
     sizes = (least + 1,) * more + (least,) * (number - more)
-    return Plan(sizes, -(-sizes[0] // shards) * shards, per_member, fixed, free_bytes)
+    each = -(-sizes[0] // shards)  # on a device
+    return Plan(sizes, each * shards, fixed + per_member * each, free_bytes)
 
 
 # The status of a member that trains: its arrays' types are those of `_status`.
