@@ -28,6 +28,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from experiments import started
+
 Config = TypeVar("Config")
 Row = dict[str, Any]
 
@@ -78,6 +80,7 @@ def main(config_type: type[Config], run: Callable[[Config], None], prog: str) ->
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no ±
+    started()
     try:
         config = parse(config_type, prog)
         enable_compilation_cache()
