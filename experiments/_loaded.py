@@ -143,7 +143,7 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
             raise UsageError(f"{folder.path}: no checkpoints in it; they are needed")
     module, config_type, prepare = _experiment_of(path)
     configs = [folder.read_json("config.json") for folder in folders]
-    config = _as_config(config_type, configs[0], folders[0].path)
+    config = as_config(config_type, configs[0], folders[0].path)
     if data_dir is not None:
         has_folder = hasattr(config, "data_dir")
         check(has_folder, "--data-dir", data_dir, f"a run of {module} has no data folder")
@@ -198,7 +198,7 @@ def _restored(
     return found.number, found.state
 
 
-def _as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:
+def as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:
     """A dataclass from its JSON: lists as tuples, text as paths."""
     hints = typing.get_type_hints(config_type)
     unknown = sorted(saved.keys() - hints.keys())

@@ -2,10 +2,13 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments._run import RunFolder, as_words, check, flag_of
+from experiments._run import RunFolder, UsageError, as_words, check, flag_of
+
+LONGEST_NAME = 120  # characters of a run's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,27 @@ def slice_of(shard: str) -> tuple[int, int]:
     number, slices = map(int, shard.split("/"))
     check(1 <= number <= slices, "--shard", shard, f"1/{slices} to {slices}/{slices} is allowed")
     return number, slices
+
+
+def folder_name(parts: Sequence[str]) -> str:
+    """The name of a run's folder: what was trained on, and settings.
+
+    Args:
+        parts: the data's name, of which what a folder's name cannot have becomes `_`, then the
+            settings that stand in it.
+
+    Returns:
+        The parts, joined.
+
+    Raises:
+        UsageError: if that is too long for a folder.
+    """
+    data, *settings = parts
+    safe = re.sub(r"[^A-Za-z0-9._+]+", "_", data).strip("._") or "data"
+    name = "-".join([safe, *settings])
+    if len(name) > LONGEST_NAME:
+        raise UsageError(f"--name: the settings make one of {len(name)} characters; give a shorter")
+    return name
 
 
 def _check_launch(options: RunOptions) -> None:

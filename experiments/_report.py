@@ -142,8 +142,12 @@ def markdown_table(
 
 def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """The columns and rows of the table; a setting whose members all diverged has no numbers."""
-    names = [field.replace("_", " ") for field in results[0].setting]
-    columns = [*names, "seeds", "-ELBO", "reconstruction", "KL", "active"]
+    fields = [field for field in results[0].setting if field != "latent"]
+    has_names = "latent" in results[0].setting  # of its remedies, which the numbers make up
+    names = {_key(result): label_of(result) for result in results}
+    columns = [""] if has_names else []
+    columns += [field.replace("_", " ") for field in fields]
+    columns += ["seeds", "-ELBO", "reconstruction", "KL", "active"]
     stopped = [_key(result) for result in results if result.problem is not None]
     columns += ["diverged"] if stopped else []
     good, rows = by_setting(results), []
@@ -152,7 +156,9 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
         cells = [plus_minus(*over_seeds(own, name)) if own else "-" for name in NUMBERS]
         cells += [str(stopped.count(setting))] if stopped else []
         seeds = len({result.columns["seed"] for result in own})
-        rows.append([*(short(value) for _, value in setting), str(seeds), *cells])
+        lead = [names[setting]] if has_names else []
+        lead += [short(value) for field, value in setting if field in fields]
+        rows.append([*lead, str(seeds), *cells])
     return columns, rows
 
 

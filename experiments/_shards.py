@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,17 @@ from experiments._saved import parsed
 from experiments._sweep import OF_A_SLICE, Task, check_slices, finish
 
 POLL_SECONDS = 1.0
+Conclude = Callable[[RunFolder, list[Result]], list[Result]]  # as of `Task`
 # Of submitit's constructor; its other settings are given afterwards.
 AT_FIRST = ("slurm_max_num_timeout",)
 
 
-def merge(config: RunOptions) -> None:
+def merge(config: RunOptions, conclude: Conclude | None = None) -> None:
     """Join the slices of a sweep that are done into one report, and name those that are not.
+
+    Args:
+        config: that says which.
+        conclude: as of `Task`.
 
     Raises:
         UsageError: if there are no slices, or they are of different sweeps.
@@ -49,10 +54,10 @@ def merge(config: RunOptions) -> None:
     ]
     allowed = f"without {' '.join(given)}; the slices know their settings"
     check(not given, "--merge", config.merge, allowed)
-    join_slices(config.merge)
+    join_slices(config.merge, conclude=conclude)
 
 
-def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
+def join_slices(path: Path, failed: Sequence[str] = (), conclude: Conclude | None = None) -> None:
     """Write the report of a sweep from its slices, but for those that failed; see `merge`."""
     try:
         found = slices_in(path)
@@ -79,6 +84,7 @@ def join_slices(path: Path, failed: Sequence[str] = ()) -> None:
     folder.write_rows("metrics.csv", [row for result in results for row in result.rows])
     about = {**said, "missing_slices": missing}
     words = {key: about.pop(key) for key in ("title", "table")}
+    results = results if conclude is None else conclude(folder, results)
     finish(folder, results, **words, about=about, missing=missing)
     folder.write_provenance({"slices": sorted(str(run.path.name) for run in done.values())})
     print(f"{len(done)} of {slices} slices, {len(results)} models: in {path}")
@@ -190,7 +196,8 @@ def launch(config: RunOptions, task: Task) -> None:
     print(f"{slices} jobs, their logs in {executor.folder}:", flush=True)
     for job, shard in zip(jobs, shards, strict=True):
         print(f"  {job.job_id}: slice {shard}", flush=True)
-    join_slices(run.path, failed=_wait(dict(zip(shards, jobs, strict=True)), run.path))
+    failed = _wait(dict(zip(shards, jobs, strict=True)), run.path)
+    join_slices(run.path, failed, task.conclude)
 
 
 def _wait(jobs: dict[str, Any], path: Path) -> list[str]:

@@ -12,15 +12,11 @@ import tyro
 from jaxtyping import Float, UInt16
 
 from experiments._loaded import Loaded, Run, load_run
-from experiments._noise import EVALUATION_SEED
 from experiments._run import UsageError, check, is_finite
-from experiments._text_report import between, write_all
-from vae_jax.data import DataError, Sentences, encode, text_of
-from vae_jax.evaluation import encode_all
+from experiments._text_numbers import TextMeasures, between
+from vae_jax.data import DataError, Sentences, encode, text_of, tokenizer
 from vae_jax.gaussian import reparameterize
-from vae_jax.preprocess import tokens_as_stored
-from vae_jax.text import TextVAE
-from vae_jax.types import Normal
+from vae_jax.types import UNKNOWN, Normal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,11 +102,10 @@ class Asked:
 
     def __init__(self, command: Ask) -> None:
         self._run = load_run(command.run, command.data_dir)
-        report = getattr(self._run.task.measure, "__self__", None)
-        if self._run.task.experiment != "text" or report is None:
+        if self._run.task.experiment != "text":
             raise UsageError(f"{command.run}: not a run of experiments.text")
-        self.model: TextVAE = report.model
-        self.text: Sentences = report.text
+        self.measures: TextMeasures = self._run.task.context
+        self.text: Sentences = self.measures.text
         self.loaded = _model_of(self._run, command.model)
         name, problem = self.loaded.member.name, self.loaded.problem
         print(f"{name}, after epoch {self.loaded.epoch}", flush=True)
@@ -119,30 +114,32 @@ class Asked:
 
     def posterior(self, rows: UInt16[np.ndarray, "n length"]) -> Normal:
         """The posterior of every sentence."""
-        key = jax.random.key(EVALUATION_SEED)
-        found = encode_all(
-            key, self.model.vae, tokens_as_stored, self.loaded.params, jnp.asarray(rows)
-        )
-        assert isinstance(found, Normal)
-        return found
+        return self.measures.posteriors(self.loaded.params, rows)
 
     def read(self, *sentences: str) -> UInt16[np.ndarray, "n length"]:
-        """Sentences of the command line as tokens.
+        """Sentences of the command line as tokens, with a warning for words that are unknown.
 
         Raises:
             UsageError: if one is too long, or none of its words is known.
         """
         text = self.text
         try:
-            return encode(sentences, text.vocabulary, text.level, text.train.shape[1])
+            rows = encode(sentences, text.vocabulary, text.level, text.train.shape[1])
         except DataError as error:
             raise UsageError(str(error)) from None
+        for sentence, row in zip(sentences, rows, strict=True):
+            tokens = tokenizer(text.level)(sentence)
+            unknown = [t for t, i in zip(tokens, row, strict=False) if i == UNKNOWN]
+            if unknown:
+                said = f"not in the vocabulary, read as <unk>: {' '.join(unknown)}"
+                print(f"warning: sentence {sentence!r}: {said}", file=sys.stderr)
+        return rows
 
-    def written(self, key: Any, zs: Float[Any, "n latent"], temperature: float, top_k: int | None):
+    def written(
+        self, key: Any, zs: Float[Any, "n latent"], temperature: float, top_k: int | None
+    ) -> list[str]:
         """What the decoder writes of every z."""
-        length = self.text.train.shape[1]
-        rows = write_all(key, self.model, self.loaded.params, zs, length, temperature, top_k)
-        return self.said(np.asarray(rows))
+        return self.said(self.measures.written(key, self.loaded.params, zs, temperature, top_k))
 
     def said(self, rows: Any) -> list[str]:
         """Tokens as text."""
@@ -184,7 +181,7 @@ def generate(command: Generate) -> None:
     check(one, "--temperature", temperature, "not together with --greedy")
     asked = Asked(command)
     key_z, key_words = jax.random.split(jax.random.key(command.seed))
-    zs = jax.random.normal(key_z, (command.number, asked.model.vae.latent_dim))
+    zs = jax.random.normal(key_z, (command.number, asked.measures.model.vae.latent_dim))
     temperature = 0.0 if command.greedy else temperature
     print("\n".join(asked.written(key_words, zs, temperature, command.top_k)))
 

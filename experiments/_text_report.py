@@ -1,31 +1,24 @@
-"""What is told of models of sentences: how much z carries, what it buys, and what they write."""
+"""What is told of the models of a text together: the table, and the figures."""
 
 import math
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, Num
+from jaxtyping import Float, Integer
 
-from experiments._noise import DRAW_SEED, EVALUATION_SEED, SURGERY_SEED
+from experiments._noise import DRAW_SEED
 from experiments._progress import console, table
-from experiments._report import markdown_table, plus_minus
+from experiments._report import Result, label_of, markdown_table, plus_minus
 from experiments._run import RunFolder
+from experiments._text_numbers import SURGERY, WRITTEN, TextMeasures, between, words_of
 from experiments._train import Trained
-from vae_jax.data import Sentences, lengths_of, text_of
-from vae_jax.data.grammar import accepts, log_prob
-from vae_jax.evaluation import active_units, elbo_surgery, encode_all, estimate_log_likelihood
-from vae_jax.gaussian import reparameterize
-from vae_jax.preprocess import tokens_as_stored
-from vae_jax.text import TextVAE, write
-from vae_jax.types import PAD, UNKNOWN, Params, PRNGKey
+from vae_jax.data import text_of
+from vae_jax.data.grammar import global_information
+from vae_jax.types import UNKNOWN, Params
 
-WRITTEN = 1000  # sentences that each model writes, to be judged
-SURGERY = 2000  # held-out sentences behind the mutual information
 SHOWN = 10  # sentences of each kind on a page
 STEPS = 7  # sentences of an interpolation
 
@@ -45,59 +38,61 @@ NUMBERS = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
 }
+OF_Z = 6  # of them say what z carries, the others what is written
 
 
 class TextReport(NamedTuple):
     """Measures the models of a run and draws them.
 
     Attributes:
-        model: all of them.
-        text: what they were trained on.
-        num_samples: importance samples of each log p(x).
-        held_out: test sentences whose log p(x) is estimated.
+        measures: of one model.
         title: what was trained.
         figures: whose figures are wanted, as `--figures` says.
         first_seed: the seed whose models are drawn by `first_seed`.
     """
 
-    model: TextVAE
-    text: Sentences
-    num_samples: int
-    held_out: int
+    measures: TextMeasures
     title: str
     figures: str
     first_seed: int
 
     def measure(self, trained: list[Trained], folder: RunFolder) -> list[dict[str, float]]:
-        """Measure every model, write `text.md` and draw what compares them.
+        """Measure every model.
 
         Args:
-            trained: the models, of which the decoder without z leads.
+            trained: the models.
             folder: of the run.
 
         Returns:
             The numbers of each by name; none of one that diverged.
         """
-        known = {tuple(_words_of(row)) for row in self.text.train}
+        known = {words_of(row) for row in self.measures.text.train}
         found = []
         for number, one in enumerate(trained, start=1):
             if one.problem is not None:
                 found.append({})
                 continue
             print(f"{number}/{len(trained)}  measuring {one.member.name}", flush=True)
-            found.append(self._numbers(one, known))
-        without = {
-            _rate_and_seed(one): numbers["neg_log_likelihood"]
-            for one, numbers in zip(trained, found, strict=True)
-            if numbers and one.member.columns["latent"] == 0
-        }
-        for one, numbers in zip(trained, found, strict=True):
-            if numbers and _rate_and_seed(one) in without:
-                numbers["gain"] = without[_rate_and_seed(one)] - numbers["neg_log_likelihood"]
-        self._write_table(trained, found, folder)
-        if self.figures != "none" and any(found):
-            self._draw_comparison(trained, found, folder.figures)
+            numbers = self.measures.numbers(one.params, known)
+            found.append(numbers | {"kl": float(one.final.kl)})
         return found
+
+    def conclude(self, folder: RunFolder, results: list[Result]) -> list[Result]:
+        """Write `text.md` and draw what compares the models of a whole sweep.
+
+        Args:
+            folder: of the run.
+            results: the models, measured.
+
+        Returns:
+            The models with their "gain" over the decoder without z of the same seed.
+        """
+        results = with_gains(results)
+        groups = groups_of(results)
+        self._write_table(groups, folder)
+        if self.figures != "none" and any(one.also for one in results):
+            self._draw_comparison(groups, folder.figures)
+        return results
 
     def draw(self, trained: Trained, folder: Path) -> None:
         """Draw what one model writes and where its latent space has what.
@@ -120,180 +115,103 @@ class TextReport(NamedTuple):
         )
         if trained.member.columns["latent"] == 0:
             return
-        means = np.asarray(self._posteriors(trained.params, SURGERY).mean)
-        points, kinds, axis_names = _plane(means, self.text.test_kinds[: len(means)])
-        figures.save(
-            figures.latent_scatter(
-                points,
-                kinds,
-                self.text.kind_names,
-                title=title,
-                axis_names=axis_names,
-            ),
-            folder / "latent.png",
-            points=points,
-            kinds=kinds,
+        text = self.measures.text
+        means = np.asarray(self.measures.posteriors(trained.params, text.test[:SURGERY]).mean)
+        points, kinds, axis_names = plane(means, text.test_kinds[: len(means)])
+        scatter = figures.latent_scatter(
+            points, kinds, text.kind_names, title=title, axis_names=axis_names
         )
-
-    @property
-    def _true_cost(self) -> float | None:
-        """What the held-out sentences cost under the grammar itself, nats a sentence."""
-        if self.text.entropy is None or self.text.truncated or self.text.level != "words":
-            return None
-        costs = []
-        for row in self.text.test[: self.held_out]:
-            words = [self.text.vocabulary[word] for word in _words_of(row)]
-            costs.append(-log_prob(words))
-        mean = float(np.mean(costs))
-        # A word that the training sentences lack is no word of the grammar here.
-        return mean if math.isfinite(mean) else None
-
-    def _posteriors(self, params: Params, count: int) -> Any:
-        key = jax.random.key(EVALUATION_SEED)
-        test = jnp.asarray(self.text.test[:count])
-        return encode_all(key, self.model.vae, tokens_as_stored, params, test)
-
-    def _numbers(self, one: Trained, known: set[tuple[int, ...]]) -> dict[str, float]:
-        params, key = one.params, jax.random.key(EVALUATION_SEED)
-        test = self.text.test
-        some = test[: self.held_out]
-        estimate = estimate_log_likelihood(
-            key,
-            self.model.vae,
-            tokens_as_stored,
-            params,
-            jnp.asarray(some),
-            num_samples=self.num_samples,
-        )
-        costs = -np.asarray(estimate.log_likelihood, np.float64)
-        numbers = {
-            "neg_log_likelihood": costs.mean(),
-            "neg_log_likelihood_standard_error": costs.std(ddof=1) / math.sqrt(len(costs))
-            if len(costs) > 1
-            else math.nan,
-            # A model that went astray may have one beyond all floats.
-            "perplexity": float(np.exp(np.minimum(costs.sum() / lengths_of(some).sum(), 700))),
-            "effective_samples": float(np.median(np.asarray(estimate.effective_samples))),
-            "kl": float(one.final.kl),
-        }
-        posteriors = self._posteriors(params, SURGERY)
-        surgery = elbo_surgery(jax.random.key(SURGERY_SEED), posteriors)
-        numbers["mutual_information"] = float(surgery.mutual_information)
-        numbers["active_units"] = int(active_units(posteriors))
-
-        key_z, key_words, key_sample = jax.random.split(jax.random.key(DRAW_SEED), 3)
-        means = posteriors.mean
-        sampled = jax.vmap(reparameterize)(jax.random.split(key_sample, len(means)), posteriors)
-        for name, zs in (("mean", means), ("sample", sampled)):
-            again = write_all(key_words, self.model, params, zs, test.shape[1], 0.0)
-            numbers[f"accuracy_by_{name}"] = _accuracy(test[: len(means)], again)
-        zs = jax.random.normal(key_z, (WRITTEN, self.model.vae.latent_dim))
-        greedy = write_all(key_words, self.model, params, zs, test.shape[1], 0.0)
-        drawn = write_all(key_words, self.model, params, zs, test.shape[1], 1.0)
-        if self.text.entropy is not None and self.text.level == "words":
-            numbers["greedy_accepted"] = self._accepted(greedy)
-            numbers["sampled_accepted"] = self._accepted(drawn)
-            numbers["accepted_and_new"] = self._accepted(drawn, known)
-        words = [_words_of(row) for row in greedy]
-        numbers["greedy_new"] = float(np.mean([tuple(own) not in known for own in words]))
-        numbers["distinct_1"], numbers["distinct_2"] = (_distinct(words, n) for n in (1, 2))
-        return {name: float(value) for name, value in numbers.items()}
-
-    def _accepted(
-        self, rows: Integer[np.ndarray, "n length"], known: Collection[tuple[int, ...]] = ()
-    ) -> float:
-        """The share of sentences that the grammar generates and that are not known."""
-        vocabulary = self.text.vocabulary
-        judged: dict[tuple[int, ...], bool] = {}
-        for row in rows:
-            own = tuple(_words_of(row))
-            if own not in judged:
-                judged[own] = own not in known and accepts([vocabulary[word] for word in own])
-        return float(np.mean([judged[tuple(_words_of(row))] for row in rows]))
+        figures.save(scatter, folder / "latent.png", points=points, kinds=kinds)
 
     def _page(self, params: Params) -> list[tuple[str, list[str]]]:
         """What a model writes: from the prior, between two sentences, and of given ones."""
         key_z, key = jax.random.split(jax.random.key(DRAW_SEED))
-        length, test = self.text.test.shape[1], self.text.test
-        zs = jax.random.normal(key_z, (SHOWN, self.model.vae.latent_dim))
-        q = self._posteriors(params, SHOWN)
-        ends = q.mean[:2]
-        path = between(ends[0], ends[1], STEPS)
+        ours, text = self.measures, self.measures.text
+        zs = jax.random.normal(key_z, (SHOWN, ours.model.vae.latent_dim))
+        means = ours.posteriors(params, text.test[:SHOWN]).mean
+        path = between(means[0], means[-1], STEPS)
         written = {
-            "greedy from the prior": write_all(key, self.model, params, zs, length, 0.0),
-            "drawn from the prior": write_all(key, self.model, params, zs, length, 1.0),
-            "held-out sentence": test[:SHOWN],
-            "rebuilt from its mean": write_all(key, self.model, params, q.mean, length, 0.0),
-            "interpolation": write_all(key, self.model, params, path, length, 0.0),
+            "greedy from the prior": ours.written(key, params, zs, 0.0),
+            "drawn from the prior": ours.written(key, params, zs, 1.0),
+            "held-out sentence": text.test[:SHOWN],
+            "rebuilt from its mean": ours.written(key, params, means, 0.0),
+            "interpolation": ours.written(key, params, path, 0.0),
         }
-        return [(name, self._texts(rows)) for name, rows in written.items()]
+        return [
+            (name, [text_of(row, text.vocabulary, text.level) for row in rows])
+            for name, rows in written.items()
+        ]
 
-    def _texts(self, rows: Integer[np.ndarray, "n length"]) -> list[str]:
-        return [text_of(row, self.text.vocabulary, self.text.level) for row in np.asarray(rows)]
-
-    def _write_table(
-        self, trained: Sequence[Trained], found: Sequence[dict[str, float]], folder: RunFolder
-    ) -> None:
-        groups = groups_of(trained)
-        columns = [title for name, title in NUMBERS.items() if any(name in n for n in found)]
+    def _write_table(self, groups: dict[str, list[Result]], folder: RunFolder) -> None:
+        measured = {name for own in groups.values() for one in own for name in one.also}
+        numbers = {name: title for name, title in NUMBERS.items() if name in measured}
         rows = []
-        for label, places in groups.items():
-            own = [found[i] for i in places if found[i]]
-            cells = []
-            for name, title in NUMBERS.items():
-                if title in columns:
-                    cells.append(_mean_and_error([n[name] for n in own if name in n]))
+        for label, members in groups.items():
+            own = [one.also for one in members if one.problem is None]
+            cells = [_mean_and_error([n[name] for n in own if name in n]) for name in numbers]
             rows.append([label, str(len(own)), *cells])
-        columns = ["", "seeds", *columns]
-        true_cost, entropy = self._true_cost, self.text.entropy
-        counted = f"{self.held_out:,} held-out sentences, {self.num_samples} importance samples"
-        known = "" if entropy is None else f" The entropy of the grammar is {entropy:.3f} nats."
-        if true_cost is not None:
-            known += f" Under the grammar itself these sentences cost {true_cost:.3f}."
-        said = (
-            f"Nats per sentence; -log p(x) of the first {counted}; perplexity per "
-            f'{self.text.level[:-1]}, ends of sentences counted. "z buys": -log p(x) of the same '
-            "decoder without z less that of the model, for each seed. Mean ± standard error over "
-            f"seeds. Rebuilt: share of tokens at their place, greedily. {WRITTEN:,} sentences are "
-            "written from the prior; new: not among the training sentences. The KL is that of all "
-            f"{len(self.text.test):,} held-out sentences, I(x; z) and active units of the first "
-            f"{min(SURGERY, len(self.text.test)):,}.{known}"
-        )
+        columns = ["", "seeds", *numbers.values()]
         title = f"{self.title}: what z carries"
-        folder.write_text("text.md", f"{title}\n\n{markdown_table(columns, rows)}\n\n{said}\n")
-        cut = 2 + 6
+        body = markdown_table(columns, rows)
+        folder.write_text("text.md", f"{title}\n\n{body}\n\n{self._said}\n")
+        cut = 2 + OF_Z
         console().print(table(title, columns[:cut], [row[:cut] for row in rows]))
         rest = [*columns[:1], *columns[cut:]]
         console().print(table("what it writes", rest, [[row[0], *row[cut:]] for row in rows]))
 
-    def _draw_comparison(
-        self, trained: Sequence[Trained], found: Sequence[dict[str, float]], folder: Path
-    ) -> None:
+    @property
+    def _said(self) -> str:
+        """What the numbers of the table are."""
+        ours, text = self.measures, self.measures.text
+        tokens, all_of = text.level[:-1], len(text.test)
+        lines = [
+            f"Nats per sentence; -log p(x) of the first {ours.held_out:,} held-out sentences, "
+            f"{ours.num_samples} importance samples; perplexity per {tokens}, ends of sentences "
+            'counted. "z buys": -log p(x) of the same decoder without z less that of the model, '
+            "for each seed. Mean ± standard error over seeds. Rebuilt: share of tokens at their "
+            f"place, greedily. {WRITTEN:,} sentences are written from the prior; new: not among "
+            "the training sentences; distinct: of the greedy ones. The KL is that of all "
+            f"{all_of:,} held-out sentences, I(x; z) and active units of the first "
+            f"{min(SURGERY, all_of):,}."
+        ]
+        strange = int(np.sum(~(text.test > UNKNOWN).any(axis=1)))
+        lines.append(
+            f"Of the held-out sentences {text.repeated:,} are also training sentences, "
+            f"{text.unknown_share:.1%} of their {text.level} are not in the vocabulary, and "
+            f"{strange:,} have no {tokens} that is."
+        )
+        if text.entropy is not None:
+            lines.append(
+                f"The entropy of the grammar is {text.entropy:.3f} nats, of which "
+                f"{global_information():.3f} are the topic, kind, number and tense of a sentence."
+            )
+        if ours.true_cost is not None:
+            lines.append(f"Under the grammar itself these sentences cost {ours.true_cost:.3f}.")
+        return " ".join(lines)
+
+    def _draw_comparison(self, groups: dict[str, list[Result]], folder: Path) -> None:
         from vae_jax import figures
 
-        groups = groups_of(trained)
-        epochs = [row["epoch"] for row in max((one.rows for one in trained), key=len)]
+        members = [one for own in groups.values() for one in own]
+        epochs = np.array([row["epoch"] for row in max((one.rows for one in members), key=len)])
         seeds = max(map(len, groups.values()))
         shape = (len(groups), seeds, len(epochs))
         kl, active = np.full(shape, np.nan), np.full(shape, np.nan)
         nll = np.full(shape[:2], np.nan)
-        for i, places in enumerate(groups.values()):
-            for j, place in enumerate(places):
-                rows = trained[place].rows
-                kl[i, j, : len(rows)] = [row["test_kl"] for row in rows]
-                active[i, j, : len(rows)] = [row["active_dims"] for row in rows]
-                nll[i, j] = found[place].get("neg_log_likelihood", np.nan)
+        for i, own in enumerate(groups.values()):
+            for j, one in enumerate(own):
+                kl[i, j, : len(one.rows)] = [row["test_kl"] for row in one.rows]
+                active[i, j, : len(one.rows)] = [row["active_dims"] for row in one.rows]
+                nll[i, j] = one.also.get("neg_log_likelihood", np.nan)
         names = list(groups)
-        with_z = [i for i, places in enumerate(groups.values()) if _has_z(trained[places[0]])]
+        with_z = [i for i, own in enumerate(groups.values()) if own[0].columns["latent"] != 0]
         if not with_z:  # a slice may have none
             return
         shown = [names[i] for i in with_z]
         figures.save(
-            figures.draw_remedies(
-                np.array(epochs), kl[with_z], active[with_z], shown, title=self.title
-            ),
+            figures.draw_remedies(epochs, kl[with_z], active[with_z], shown, title=self.title),
             folder / "remedies.png",
-            epochs=np.array(epochs),
+            epochs=epochs,
             kl=kl[with_z],
             active_dims=active[with_z],
         )
@@ -302,9 +220,9 @@ class TextReport(NamedTuple):
             for i in range(len(names))
             if i not in with_z and np.isfinite(nll[i]).any()
         }
-        if self._true_cost is not None:
-            references["the grammar itself"] = self._true_cost
-        title = f"{self.title} · {self.num_samples} importance samples"
+        if self.measures.true_cost is not None:
+            references["the grammar itself"] = self.measures.true_cost
+        title = f"{self.title} · {self.measures.num_samples} importance samples"
         figures.save(
             figures.draw_nll(shown, nll[with_z], references, title=title),
             folder / "neg_log_likelihood.png",
@@ -312,70 +230,37 @@ class TextReport(NamedTuple):
         )
 
 
-@partial(jax.jit, static_argnames=("model", "length", "top_k"))
-def write_all(
-    key: PRNGKey,
-    model: TextVAE,
-    params: Params,
-    zs: Float[Array, "n latent"],
-    length: int,
-    temperature: float | Float[Array, ""],
-    top_k: int | None = None,
-) -> Int[Array, "n length"]:
-    """Write a sentence for every z; see `vae_jax.text.write`."""
-
-    def one(index: Int[Array, ""], z: Float[Array, " latent"]) -> Int[Array, " length"]:
-        own = jax.random.fold_in(key, index)
-        return write(own, model, params, z, length=length, temperature=temperature, top_k=top_k)
-
-    return jax.vmap(one)(jnp.arange(len(zs)), zs)
-
-
-def between(
-    a: Float[Array, " latent"], b: Float[Array, " latent"], steps: int
-) -> Float[Array, "steps latent"]:
-    """Points on the straight line from one z to another, both ends among them."""
-    share = jnp.linspace(0, 1, steps)[:, None]
-    return (1 - share) * a[None, :] + share * b[None, :]
-
-
-def groups_of(trained: Sequence[Trained]) -> dict[str, list[int]]:
-    """The places of the models of each setting, by what it is called."""
-    groups: dict[str, list[int]] = {}
-    for place, one in enumerate(trained):
-        label = one.member.name.removesuffix(f"-seed{one.member.seed}").replace("_", " ")
-        groups.setdefault(label, []).append(place)
+def groups_of(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The models of each setting, by what it is called."""
+    groups: dict[str, list[Result]] = {}
+    for one in results:
+        groups.setdefault(label_of(one), []).append(one)
     return groups
 
 
-def _has_z(one: Trained) -> bool:
-    return one.member.columns["latent"] != 0
+def with_gains(results: Sequence[Result]) -> list[Result]:
+    """The models with their "gain": what -log p(x) is less than without z, for the same seed."""
+
+    def shared(one: Result) -> tuple[float | None, float]:
+        """What a model shares with the decoder without z that it is compared with."""
+        return one.columns.get("learning_rate"), one.columns["seed"]
+
+    without = {
+        shared(one): one.also["neg_log_likelihood"]
+        for one in results
+        if one.also and one.columns["latent"] == 0
+    }
+    return [
+        one._replace(
+            also={**one.also, "gain": without[shared(one)] - one.also["neg_log_likelihood"]}
+        )
+        if one.also and shared(one) in without
+        else one
+        for one in results
+    ]
 
 
-def _rate_and_seed(one: Trained) -> tuple[float, int]:
-    """What a model shares with the decoder without z that it is compared with."""
-    return float(one.member.hyper.learning_rate), one.member.seed
-
-
-def _words_of(row: Num[Any, " length"]) -> list[int]:
-    """The words of a sentence, without its end."""
-    own = np.asarray(row)
-    return [int(word) for word in own if word >= UNKNOWN]
-
-
-def _accuracy(rows: Integer[np.ndarray, "n length"], again: Int[Array, "n length"]) -> float:
-    """The share of tokens that stand where they stood, ends of sentences counted."""
-    counted = rows != PAD
-    return float(np.mean(np.asarray(again)[counted] == rows[counted]))
-
-
-def _distinct(sentences: Sequence[Sequence[int]], n: int) -> float:
-    """Distinct n-grams, as a share of all of them (Li et al., arXiv 1510.03055)."""
-    found = [tuple(own[i : i + n]) for own in sentences for i in range(len(own) - n + 1)]
-    return len(set(found)) / max(1, len(found))
-
-
-def _plane(
+def plane(
     means: Float[np.ndarray, "n latent"], kinds: Integer[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "some 2"], Integer[np.ndarray, " some"], tuple[str, str]]:
     """The plane in which posterior means are looked at, and whose points are drawn.
@@ -392,12 +277,12 @@ def _plane(
         found = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=2)
         points = found.fit(means[:half], kinds[:half]).transform(means[half:])
         return points, kinds[half:], ("linear discriminant 1", "linear discriminant 2")
-    points, shares = _principal(means)
+    points, shares = principal(means)
     first, second = (f"principal component {i + 1} ({shares[i]:.0%})" for i in (0, 1))
     return points, kinds, (first, second)
 
 
-def _principal(
+def principal(
     means: Float[np.ndarray, "n latent"],
 ) -> tuple[Float[np.ndarray, "n 2"], list[float]]:
     """The first two principal components, and their shares of the variance."""

@@ -13,8 +13,8 @@ from experiments._distributed import connected
 from experiments._grid import Axis, Member, described, grid, short, shown_axes
 from experiments._images import ImagePictures
 from experiments._noise import elbo_of
-from experiments._options import RunOptions, check_options
-from experiments._run import UsageError, check, check_members, flag_of, is_finite, main
+from experiments._options import RunOptions, check_options, folder_name
+from experiments._run import check, check_members, flag_of, is_finite, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._train import Trained
@@ -116,7 +116,6 @@ OBJECTIVE_DEFAULTS = {
     "free_bits": 0.5,
 }
 IMPORTANCE_SAMPLES = {"iwae": 50, "dreg": 50}  # of a posterior, without --samples
-LONGEST_NAME = 120  # characters of a run's name
 DEFAULT_SCALE = {"gaussian": 0.1, "gaussian_learned_scale": 0.01}
 
 
@@ -236,10 +235,7 @@ def run_name(config: Config) -> str:
     for axis in shown_axes(axes_of(config), lead_of(config)):
         parts.append(axis.field + "+".join(map(short, axis.values)))
     parts.append("seed" + "+".join(map(str, config.seed)))
-    name = "-".join(parts)
-    if len(name) > LONGEST_NAME:
-        raise UsageError(f"--name: the settings make one of {len(name)} characters; give a shorter")
-    return name
+    return folder_name(parts)
 
 
 def _hidden(config: Config) -> str:

@@ -15,7 +15,7 @@ from experiments._folds import (
 )
 from experiments._grid import Axis, grid, short, shown_axes
 from experiments._noise import elbo_of
-from experiments._options import RunOptions, check_options
+from experiments._options import RunOptions, check_options, folder_name
 from experiments._run import UsageError, check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
@@ -29,7 +29,6 @@ from vae_jax.train import OPTIMIZERS, flat, make_trainer
 
 EXPERIMENT = "tabular"
 PROG = "python -m experiments.tabular"
-LONGEST_NAME = 120  # characters of a run's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,16 +151,12 @@ def run_name(config: Config, table: Table) -> str:
     Raises:
         UsageError: if it is too long for a folder.
     """
-    safe = "".join(c if c.isalnum() or c in "._+" else "_" for c in table.name) or "table"
     hidden = "-".join(map(str, config.hidden)) or "linear"
-    parts = [safe, f"mlp{hidden}", f"z{config.latent_dim}"]
+    parts = [table.name, f"mlp{hidden}", f"z{config.latent_dim}"]
     for axis in shown_axes(axes_of(config), "beta"):
         parts.append(axis.field + "+".join(map(short, axis.values)))
     parts += ["seed" + "+".join(map(str, config.seed)), f"folds{config.folds}"]
-    name = "-".join(parts)
-    if len(name) > LONGEST_NAME:
-        raise UsageError(f"--name: the settings make one of {len(name)} characters; give a shorter")
-    return name
+    return folder_name(parts)
 
 
 def run(config: Config) -> None:

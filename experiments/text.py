@@ -16,19 +16,21 @@ Reference:
 """
 
 import dataclasses
-import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments._distributed import connected
 from experiments._grid import Axis, Member, grid, short, shown_axes
+from experiments._loaded import as_config
 from experiments._noise import elbo_of
-from experiments._options import RunOptions, check_options
-from experiments._run import UsageError, as_words, check, check_members, flag_of, main
+from experiments._options import RunOptions, check_options, folder_name
+from experiments._report import Result
+from experiments._run import RunFolder, as_words, check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._text_commands import COMMANDS, answer
+from experiments._text_numbers import TextMeasures
 from experiments._text_report import TextReport
 from vae_jax.data import Sentences, TextRules, buckets, lengths_of, load_sentences, read_text_file
 from vae_jax.preprocess import tokens_as_stored
@@ -38,7 +40,6 @@ from vae_jax.train import OPTIMIZERS
 
 EXPERIMENT = "text"
 PROG = "python -m experiments.text"
-LONGEST_NAME = 120  # characters of a run's name
 WITHOUT_Z = "without_z"
 # Of each remedy, the setting that says how much of it; `none` has none.
 STRENGTHS = {
@@ -243,8 +244,7 @@ def run_name(config: Config, text: Sentences) -> str:
     Raises:
         UsageError: if it is too long for a folder.
     """
-    safe = re.sub(r"[^A-Za-z0-9.]+", "_", text.name).strip("._") or "text"
-    parts = [safe, config.level, f"gru{config.hidden}", f"z{config.latent_dim}"]
+    parts = [text.name, config.level, f"gru{config.hidden}", f"z{config.latent_dim}"]
     parts += config.remedy
     swept = ("beta", *filter(None, STRENGTHS.values()), "learning_rate")
     for field in swept:
@@ -252,10 +252,7 @@ def run_name(config: Config, text: Sentences) -> str:
         if values != getattr(Config, field):
             parts.append(field + "+".join(map(short, values)))
     parts.append("seed" + "+".join(map(str, config.seed)))
-    name = "-".join(parts)
-    if len(name) > LONGEST_NAME:
-        raise UsageError(f"--name: the settings make one of {len(name)} characters; give a shorter")
-    return name
+    return folder_name(parts)
 
 
 def run(config: Config) -> None:
@@ -267,13 +264,21 @@ def run(config: Config) -> None:
         SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
     """
     if config.merge is not None:
-        merge(config)
+        merge(config, conclude_slices)
     elif config.launch is not None:
         launch(config, prepare(validate(config))[1])
     else:
         config = validate(config)
         with connected(config):
             run_sweep(*prepare(config))
+
+
+def conclude_slices(folder: RunFolder, results: list[Result]) -> list[Result]:
+    """What a run tells of its models together, of slices that were joined."""
+    config = as_config(Config, folder.read_json("config.json"), folder.path)
+    report = prepare(config)[1].conclude
+    assert report is not None
+    return report(folder, results)
 
 
 def prepare(config: Config) -> tuple[Config, Task]:
@@ -314,15 +319,10 @@ def prepare(config: Config) -> tuple[Config, Task]:
     )
     size = f"{len(text.vocabulary):,} {config.level}"
     title = f"{text.name} · {size} · GRU {config.hidden} · z {config.latent_dim}"
-    report = TextReport(
-        model=model,
-        text=text,
-        num_samples=config.num_samples,
-        held_out=min(config.eval_sentences, len(text.test)),
-        title=title,
-        figures=config.figures,
-        first_seed=config.seed[0],
+    measures = TextMeasures(
+        model, text, config.num_samples, held_out=min(config.eval_sentences, len(text.test))
     )
+    report = TextReport(measures, title, config.figures, first_seed=config.seed[0])
     return config, Task(
         experiment=EXPERIMENT,
         name=config.name or run_name(config, text),
@@ -345,6 +345,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
         batch_size=config.batch_size,
         source={"source": text.source, "sha256": text.sha256},
         measure=report.measure,
+        conclude=report.conclude,
+        context=measures,
         draw=report.draw,
         labels=(text.train_kinds, text.test_kinds),
     )

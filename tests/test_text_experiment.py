@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from command_line import Done, call, environment, read_json, surroundings  # noq
 from sklearn.decomposition import PCA
 from test_tabular_experiments import assert_drawn
 
-from experiments import _text_commands, _text_report, evaluate, tabular, text
+from experiments import _text_commands, _text_numbers, _text_report, evaluate, tabular, text
+from experiments._report import Result
 from experiments._run import RunFolder, UsageError, as_json
-from experiments._text_report import NUMBERS, TextReport, between
+from experiments._text_numbers import TextMeasures, accepted, accuracy, between, distinct, words_of
+from experiments._text_report import NUMBERS, TextReport, plane, principal
 from vae_jax.data import Sentences, TextRules, buckets, grammar, lengths_of, load_sentences, text_of
 from vae_jax.types import Hyper
 
@@ -50,8 +53,9 @@ CHARACTERS = (
 def little_is_written():
     """Each model of a run writes few sentences, and two buckets hold those that it reads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_text_report, "WRITTEN", 20)
-        patch.setattr(_text_report, "SURGERY", 40)
+        for module in (_text_numbers, _text_report):
+            patch.setattr(module, "WRITTEN", 20)
+            patch.setattr(module, "SURGERY", 40)
         patch.setattr(text, "buckets", functools.partial(buckets, count=2))
         yield
 
@@ -151,7 +155,7 @@ def test_numbers_are_in_their_ranges_and_agree(home, sentences):
 def test_the_table_is_the_mean_and_the_standard_error_over_seeds(home):
     lines = (home / RUN / "text.md").read_text("utf-8").splitlines()
     assert "grammar · 285 words · GRU 8 · z 2" in lines[0]
-    assert f"The entropy of the grammar is {grammar.entropy():.3f} nats." in lines[-1]
+    assert f"The entropy of the grammar is {grammar.entropy():.3f} nats, of which" in lines[-1]
     _, seeds, *columns = (cell.strip() for cell in lines[2].strip("|").split("|"))
     assert (seeds, columns) == ("seeds", list(NUMBERS.values()))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:8]]
@@ -165,6 +169,24 @@ def test_the_table_is_the_mean_and_the_standard_error_over_seeds(home):
             mean, error = map(float, cell.split(" ± "))
             assert mean == pytest.approx((first + second) / 2, abs=allowed)
             assert error == pytest.approx(abs(first - second) / 2, abs=allowed)
+
+
+def test_the_closing_table_names_the_remedies(home):
+    lines = (home / RUN / "table.md").read_text("utf-8").splitlines()
+    columns, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in
+                      (lines[2], *lines[4:8]))  # fmt: skip
+    assert columns[:3] == ["", "beta", "warmup epochs"]
+    assert "latent" not in columns
+    assert [row[0] for row in rows] == [name.replace("_", " ") for name in SETTINGS]
+
+
+def test_a_word_that_is_not_known_is_named(home, known):
+    sentence = known[0].replace("the", "qwerty", 1)
+    assert sentence != known[0]
+    done = call(text, home, "reconstruct", RUN, sentence, "--number", "1")
+    assert done.code == 0
+    said = f"warning: sentence {sentence!r}: not in the vocabulary, read as <unk>: qwerty\n"
+    assert done.err == said
 
 
 def test_figures_are_drawn(home):
@@ -535,65 +557,105 @@ def test_free_bits_are_swept():
 
 # Numbers.
 
+ITS_COLUMNS = {"latent": 1.0, "seed": 0}
+
 
 def report_of(sentences: Sentences, figures: str) -> TextReport:
     """A report that needs no model."""
     model: Any = None
-    return TextReport(model, sentences, 5, 8, "a title", figures, 0)
+    return TextReport(TextMeasures(model, sentences, 5, 8), "a title", figures, 0)
 
 
 def test_the_grammar_accepts_its_own_sentences_and_not_their_reverse():
     whole = load_sentences("grammar", TextRules(min_count=1), num_train=40, num_test=1)
-    report = report_of(whole, "none")
-    reverse = np.array([[*row[row > 2][::-1], *row[row <= 2]] for row in whole.train])
-    assert report._accepted(whole.train) == 1
-    assert report._accepted(reverse) == 0
-    assert report._accepted(np.concatenate([whole.train, reverse])) == 0.5
+    sentences = [words_of(row) for row in whole.train]
+    reverse = [own[::-1] for own in sentences]
+    assert accepted(sentences, whole.vocabulary) == 1
+    assert accepted(reverse, whole.vocabulary) == 0
+    assert accepted([*sentences, *reverse], whole.vocabulary) == 0.5
+
+
+def test_a_known_sentence_is_not_counted_as_new():
+    vocabulary = ("<pad>", "<eos>", "<unk>", ".", "the", "sailor", "steers", "chef", "bakes")
+    sailor, chef, neither = (4, 5, 6, 3), (4, 7, 8, 3), (4, 5, 3)
+    written = [sailor, chef, chef, neither]
+    assert accepted(written, vocabulary) == 3 / 4
+    assert accepted(written, vocabulary, but={chef}) == 1 / 4
+    assert accepted(written, vocabulary, but={sailor, chef, neither}) == 0
 
 
 def test_shares_of_tokens_and_of_word_pairs():
     rows = np.array([[3, 4, 1, 0], [5, 1, 0, 0]])
     # Three of the five tokens, ends counted; what stands after an end does not.
-    assert _text_report._accuracy(rows, jnp.array([[3, 5, 1, 0], [5, 3, 4, 1]])) == 3 / 5
+    assert accuracy(rows, jnp.array([[3, 5, 1, 0], [5, 3, 4, 1]])) == 3 / 5
     sentences = [[3, 4, 3], [3, 4]]
-    assert _text_report._distinct(sentences, 1) == 2 / 5
-    assert _text_report._distinct(sentences, 2) == 2 / 3
-    assert _text_report._distinct([[], [3]], 2) == 0
+    assert distinct(sentences, 1) == 2 / 5
+    assert distinct(sentences, 2) == 2 / 3
+    assert distinct([[], [3]], 2) == 0
 
 
 def test_principal_components_are_those_of_scikit_learn():
     means = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    points, shares = _text_report._principal(means)
+    points, shares = principal(means)
     pca = PCA(2).fit(means)
     # A component has no sign. Float32, of numbers of order 1.
     np.testing.assert_allclose(np.abs(points), np.abs(pca.transform(means)), atol=1e-5)
     np.testing.assert_allclose(shares, pca.explained_variance_ratio_, rtol=1e-5)
-    line, shares = _text_report._principal(means[:, :1])
+    line, shares = principal(means[:, :1])
     np.testing.assert_allclose(
         np.abs(line[:, 0]), np.abs(means[:, 0] - means[:, 0].mean()), atol=1e-5
     )
     np.testing.assert_allclose(shares, [1, 0], atol=1e-6)
-    points, shares = _text_report._principal(means[:1])
+    points, shares = principal(means[:1])
     np.testing.assert_array_equal(points, [[0, 0]])
     assert shares == [0, 0]
 
 
 def test_a_run_of_which_every_model_diverged_is_written_without_numbers(tmp_path, sentences):
-    member = SimpleNamespace(name="none-seed0", seed=0, columns={"latent": 1.0}, hyper=Hyper())
-    one: Any = SimpleNamespace(problem="diverged", member=member, rows=[], params=None)
+    one: Any = SimpleNamespace(problem="diverged")
     report = report_of(sentences, "all")
     folder = RunFolder(tmp_path)
     assert report.measure([one], folder) == [{}]
+    report.conclude(folder, [Result("none-seed0", ITS_COLUMNS, [], {}, "diverged", {})])
     assert "| none | 0 |" in (tmp_path / "text.md").read_text("utf-8")
     assert not folder.figures.exists()
 
 
 def test_a_slice_without_a_model_that_has_z_has_nothing_to_compare(tmp_path, sentences):
-    member = SimpleNamespace(name="without_z-seed0", seed=0, columns={"latent": 0.0})
-    one: Any = SimpleNamespace(problem=None, member=member, rows=[])
-    report = report_of(sentences, "all")
-    report._draw_comparison([one], [{"neg_log_likelihood": 3.0}], tmp_path)
-    assert not list(tmp_path.iterdir())
+    columns = ITS_COLUMNS | {"latent": 0.0}
+    one = Result("without_z-seed0", columns, [], {}, None, {"neg_log_likelihood": 3.0})
+    folder = RunFolder(tmp_path)
+    assert report_of(sentences, "all").conclude(folder, [one])[0].also["gain"] == 0
+    assert not folder.figures.exists()
+
+
+def test_slices_are_joined_to_the_report_of_the_whole(home, tmp_path):
+    """What z buys too, though a slice may lack the decoder without z."""
+    run, joined = home / RUN, tmp_path / "results/text/joined"
+    whole = read_json(run / "summary.json")
+    lines = (run / "metrics.csv").read_text("utf-8").splitlines()
+    config = read_json(run / "config.json")
+    for number in (1, 2, 3):
+        own = whole["members"][number - 1 :: 3]
+        names = [one["name"] for one in own]
+        rows = [line for line in lines[1:] if any(f"{name}," in line for name in names)]
+        for one in own:
+            one["also"].pop("gain")
+        part = joined / "shards" / f"{number}-of-3"
+        part.mkdir(parents=True)
+        for name, held in (("config", config | {"shard": f"{number}/3"}),
+                           ("summary", whole | {"members": own})):  # fmt: skip
+            (part / f"{name}.json").write_text(json.dumps(held), encoding="utf-8")
+        (part / "metrics.csv").write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
+    done = call(text, tmp_path, "--merge", str(joined))
+    assert (done.code, done.err) == (0, "")
+    for name in ("text.md", "table.md", "metrics.csv"):
+        assert (joined / name).read_bytes() == (run / name).read_bytes()
+    assert (
+        read_json(joined / "summary.json")["members"] == read_json(run / "summary.json")["members"]
+    )
+    for name in ("remedies", "neg_log_likelihood"):
+        assert_drawn(joined / "figures" / f"{name}.png")
 
 
 @pytest.mark.parametrize(
@@ -618,12 +680,12 @@ def test_the_plane_shows_the_half_that_it_was_not_found_with():
     kinds = rng.integers(3, size=400)
     means = rng.normal(size=(400, 6)) * np.array([0.1, 0.1, 5, 5, 5, 5])
     means[:, :2] += np.array([[0, 0], [1, 0], [0, 1]])[kinds]
-    points, drawn, names = _text_report._plane(means, kinds)
+    points, drawn, names = plane(means, kinds)
     np.testing.assert_array_equal(drawn, kinds[200:])
     assert names == ("linear discriminant 1", "linear discriminant 2")
     centres = np.stack([points[drawn == kind].mean(axis=0) for kind in range(3)])
     nearest = np.linalg.norm(points[:, None] - centres, axis=-1).argmin(axis=1)
     assert np.mean(nearest == drawn) > 0.99
-    points, drawn, names = _text_report._plane(means, kinds % 2)
+    points, drawn, names = plane(means, kinds % 2)
     assert (points.shape, len(drawn)) == ((400, 2), 400)
     assert names[0].startswith("principal component 1 (")

@@ -9,7 +9,7 @@ from vae_jax.data.images import DATASETS, ImageData, load_images
 from vae_jax.data.lengths import buckets, lengths_of
 from vae_jax.data.sentences import TEXTS, Sentences, load_sentences, read_text_file
 from vae_jax.data.tables import TABLES, Column, Table, as_text, load_table, read_table
-from vae_jax.data.tokens import TextRules, encode, text_of
+from vae_jax.data.tokens import TextRules, encode, text_of, tokenizer
 
 __all__ = [
     "DATASETS",
@@ -40,4 +40,5 @@ __all__ = [
     "read_table",
     "read_text_file",
     "text_of",
+    "tokenizer",
 ]
