@@ -3,6 +3,7 @@
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -99,6 +100,43 @@ def matmul_ceiling(layers: Layers, batch_size: int, members: int, loops: int = 1
     run = jax.jit(lambda operands: jax.lax.fori_loop(0, loops, products, operands))
     flops = 6 * members * batch_size * sum(inputs * outputs for inputs, outputs in shapes)
     return loops * flops / _seconds(run, operands)
+
+
+def training_products(layers: Layers, batch_size: int, steps: int) -> Callable[[], None]:
+    """The matrix products of training one model, and nothing else.
+
+    As `step_cost` counts them: those of every layer forward and for its weights, and for its
+    inputs but in the first. Each is a program's result that the next step's inputs wait for.
+
+    Args:
+        layers: of the model.
+        batch_size: rows of an input.
+        steps: how often.
+
+    Returns:
+        What computes them all, compiled at its first call.
+    """
+    shapes = [*layers.encoder, *layers.decoder]
+    operands = [(jnp.ones((batch_size, a)), jnp.full((a, b), 1 / a)) for a, b in shapes]
+
+    def compute() -> None:
+        jax.block_until_ready(_products(operands, steps))
+
+    return compute
+
+
+@partial(jax.jit, static_argnames="steps")
+def _products(operands: list[Any], steps: int) -> jax.Array:
+    def once(total: jax.Array, _: None) -> tuple[jax.Array, None]:
+        for index, (x, w) in enumerate(operands):
+            y = (x + total) @ w
+            made = [y, x.T @ y, *([y @ w.T] if index else [])]
+            # Without the barrier only the numbers that are read would be computed.
+            made = jax.lax.optimization_barrier(made)
+            total = 1e-30 * jnp.stack([one[0, 0] for one in made]).sum()
+        return total, None
+
+    return jax.lax.scan(once, jnp.zeros(()), length=steps)[0]
 
 
 def copy_ceiling(floats: int = COPY_FLOATS, loops: int = 20) -> float:

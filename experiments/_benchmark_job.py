@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -25,6 +25,41 @@ _, status, usage = os.wait4(child.pid, 0)
 print(usage.ru_maxrss)
 sys.exit(min(255, abs(os.waitstatus_to_exitcode(status))))
 """
+
+
+class Goal(NamedTuple):
+    """What a measurement is to reach.
+
+    Attributes:
+        what: is measured, with its unit.
+        goal: to reach.
+        reached: here.
+        at_most: whether less is better.
+    """
+
+    what: str
+    goal: float
+    reached: float
+    at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it was reached."""
+        return self.reached <= self.goal if self.at_most else self.reached >= self.goal
+
+    def as_json(self) -> dict[str, Any]:
+        """For the measurement's file."""
+        return {**self._asdict(), "is_met": self.is_met}
+
+    def __str__(self) -> str:
+        sign = "at most" if self.at_most else "at least"
+        met = "met" if self.is_met else "missed"
+        return f"{self.what}: {self.reached:.3g} ({sign} {self.goal:g}, {met})"
+
+
+def said_of(goals: Sequence[Goal]) -> str:
+    """The goals and what became of them, for the measurement's table."""
+    return f"Goals. {'; '.join(map(str, goals))}."
 
 
 @dataclasses.dataclass(frozen=True)

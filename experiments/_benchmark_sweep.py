@@ -14,12 +14,14 @@ import numpy as np
 
 from experiments import mnist
 from experiments._benchmark_job import (
+    Goal,
     Job,
     begin,
     check_counts,
     data_arguments,
     isolated,
     peak_of,
+    said_of,
     subject,
 )
 from experiments._grid import Member
@@ -48,7 +50,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"members": (8,), "hidden": (512, 256), "latent_dim": 2},
     "gpu": {"members": (1, 4, 16, 64, 256), "hidden": (400,), "latent_dim": 20},
 }
-GOAL_RATIO = 1.05
+GOAL_RATIO = 1.0
 GOAL_BYTES = 32.0
 
 
@@ -232,6 +234,13 @@ def run(config: Sweep) -> None:
         }
         for name, trial in trials.items()
     }
+    used = memory(config, images, num_params(task))
+    added = used["bytes_per_parameter_and_member"]
+    ratio = runs["map"]["median_of_turn_ratios"]
+    goals = [
+        Goal("times solo, a member-epoch of map", GOAL_RATIO, ratio, True),
+        Goal("bytes a parameter and member", GOAL_BYTES, added, True),
+    ]
     result = {
         **subject("sweep", config, images),
         "architecture": architecture(config, images),
@@ -242,8 +251,8 @@ def run(config: Sweep) -> None:
         "epochs": 1 + config.turns,
         "unit": "seconds per member and epoch, its evaluation included",
         "runs": runs,
-        "goal_map_median_of_turn_ratios": GOAL_RATIO,
-        "memory": memory(config, images, num_params(task)),
+        "memory": used,
+        "goals": [goal.as_json() for goal in goals],
         "machine": hardware,
     }
     title = (
@@ -261,7 +270,6 @@ def run(config: Sweep) -> None:
         }
         for name, one in runs.items()
     ]
-    used = result["memory"]
     write_results(
         files,
         f"{title}: seconds per member and epoch, CPU",
@@ -272,15 +280,15 @@ def run(config: Sweep) -> None:
         "three alternate in one process. `solo`: one model as `experiments.mnist` trains it, a "
         "sweep of one member; `map` and `vmap`: the members one after the other in one program, "
         "and all at once. Times solo: ratio of the medians; by turns: median of the ratios "
-        f"within a turn, for `map` at most {GOAL_RATIO} is the goal. Compiling is not in the "
-        "times. -ELBO is that of the member at beta 1 with the first seed, nats per image.",
+        "within a turn. Compiling is not in the times. -ELBO is that of the member at beta 1 with "
+        "the first seed, nats per image.",
         f"Memory: the peak resident memory of `python -m experiments.mnist --epochs 1` is "
         f"{used['solo_peak_bytes'] / 1e6:,.0f} MB for one model and "
         f"{used['sweep_peak_bytes'] / 1e6:,.0f} MB for {used['members']} (map, "
         f"{used['members_at_once']} at once), which is "
         f"{used['bytes_per_parameter_and_member']:.1f} bytes for each of the "
-        f"{used['parameters']:,} parameters of a further member, its checkpoint included; at most "
-        f"{GOAL_BYTES:g} is the goal.",
+        f"{used['parameters']:,} parameters of a further member, its checkpoint included.",
+        said_of(goals),
     )
     seconds = {name: np.array(turns[name]) for name in turns}
     what = "seconds per member and epoch on the CPU: median, range, and every epoch"
@@ -319,5 +327,4 @@ def memory(config: Sweep, images: ImageData, parameters: int) -> dict[str, Any]:
         "solo_peak_bytes": solo,
         "sweep_peak_bytes": sweep,
         "bytes_per_parameter_and_member": (sweep - solo) / more / parameters,
-        "goal_bytes_per_parameter_and_member": GOAL_BYTES,
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import text
-from experiments._benchmark_job import Output, check_counts, files_of, subject
+from experiments._benchmark_job import Goal, Output, check_counts, files_of, said_of, subject
 from experiments._noise import elbo_of
 from experiments._peers import import_torch
 from experiments._run import check
@@ -97,11 +97,13 @@ def run(config: Text) -> None:
         }
         for name in measures
     }
+    times = peers[TORCH]["median_of_turn_ratios"]
+    goals = [Goal("times torch, tokens a second", GOAL, times)]
     result = {
         **subject("text", config, None),
         "dataset": config.dataset,
         "tokens_per_epoch": tokens,
-        "goal": GOAL,
+        "goals": [goal.as_json() for goal in goals],
         "peers": peers,
         "machine": hardware,
     }
@@ -126,9 +128,9 @@ def run(config: Text) -> None:
         f"fills up. Median, minimum and maximum over {config.turns} turns, in which the two "
         "alternate in one process, on the same minibatches of similar lengths; PyTorch cuts each "
         "to its longest sentence, ours to one of three lengths. Times ours: ratio of the medians; "
-        "by turns: median of the ratios within a turn; "
-        f"the goal is {GOAL}. The first epoch compiles and warms up. PyTorch: nn.GRU, data in "
-        "memory, fused Adam, eager. -ELBO in nats per held-out sentence.",
+        "by turns: median of the ratios within a turn. The first epoch compiles and warms up. "
+        "PyTorch: nn.GRU, data in memory, fused Adam, eager. -ELBO in nats per held-out sentence.",
+        said_of(goals),
     )
     seconds = {name.replace(" ", "_"): np.array(turns[name]) for name in turns}
     figures.save(single_figure(title, turns), files.with_suffix(".png"), **seconds)

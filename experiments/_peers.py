@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import UInt8
 
 from experiments._run import UsageError
@@ -79,6 +80,49 @@ def jax_peer(problem: Problem) -> Peer:
         return float(metrics["loss"])
 
     return Peer(epoch, lambda: state.params)
+
+
+def jax_steps_peer(problem: Problem) -> Peer:
+    """A JAX loop that dispatches every step, in the style of Flax's VAE example.
+
+    The model is linen's own, on whole minibatches; an optimiser step is one jitted function with
+    optax's Adam, called with minibatches that NumPy gathers.
+    """
+    vae, batch = problem.vae, problem.batch_size
+    optimizer = optax.adam(LEARNING_RATE)
+    encode = jax.vmap(vae.encode, (None, 0))
+    decode = jax.vmap(vae.decode, (None, 0))
+
+    def loss_of(params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
+        q = encode(params, x)
+        eps = jax.random.normal(key, q.mean.shape)
+        logits = decode(params, q.mean + jnp.exp(q.log_var / 2) * eps)[..., 0]
+        log_lik = -optax.sigmoid_binary_cross_entropy(logits, x).sum()
+        kl = -0.5 * jnp.sum(1 + q.log_var - q.mean**2 - jnp.exp(q.log_var))
+        return (kl - log_lik) / len(x)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Params, moments: Any, key: jax.Array, x: jax.Array) -> Any:
+        loss, gradient = jax.value_and_grad(loss_of)(params, key, x)
+        updates, moments = optimizer.update(gradient, moments)
+        return optax.apply_updates(params, updates), moments, loss
+
+    params = jax.tree.map(jnp.array, problem.params)
+    moments, done = optimizer.init(params), 0
+    images = problem.images.astype(np.float32) / 255
+    order_of, root = np.random.default_rng(problem.seed), jax.random.key(problem.seed)
+
+    def epoch() -> float:
+        nonlocal params, moments, done
+        order, losses = order_of.permutation(len(images)), []
+        for start in range(0, len(images) - batch + 1, batch):
+            x = images[order[start : start + batch]]
+            params, moments, loss = step(params, moments, jax.random.fold_in(root, done), x)
+            losses.append(loss)
+            done += 1
+        return float(jnp.stack(losses).mean())
+
+    return Peer(epoch, lambda: params)
 
 
 def import_torch() -> Any:
@@ -175,7 +219,11 @@ def loader_batches(x: Any, batch_size: int) -> Batches:
 
 
 def torch_peer(
-    problem: Problem, batches_of: Callable[[Any, int], Batches], device: str = "cpu"
+    problem: Problem,
+    batches_of: Callable[[Any, int], Batches],
+    device: str = "cpu",
+    *,
+    compiled: bool = False,
 ) -> Peer:
     """The eager PyTorch loop, with what is fast about it: float32 data in memory, fused Adam.
 
@@ -185,13 +233,15 @@ def torch_peer(
         problem: what to train.
         batches_of: the minibatches of a tensor.
         device: where everything is, `cpu` or `cuda`.
+        compiled: fuse the loss and its gradient by `torch.compile`, which needs a C++ compiler.
     """
     model, weights, batches = _torch_parts(problem, batches_of, device)
     torch = import_torch()
     optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True)
+    terms = torch.compile(torch_elbo_terms) if compiled else torch_elbo_terms
 
     def step(x: Any) -> Any:
-        loss = torch_loss(model, x, problem.vae.latent_dim)
+        loss = torch_loss(model, x, problem.vae.latent_dim, terms)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -272,27 +322,6 @@ def _torch_epoch(step: Callable[[Any], Any], batches: Batches) -> float:
     """Train one epoch; the average loss is read once, in the end, and waits for the device."""
     losses = [step(x) for x in batches()]
     return float(import_torch().stack(losses).mean())
-
-
-class PeerRow(NamedTuple):
-    """A row of `PEERS`: how to build the peer, and a few words for the tables."""
-
-    build: Callable[[Problem], Peer]
-    description: str
-
-
-# A new peer is a row here; the first one is what the others are compared with.
-PEERS = {
-    OURS: PeerRow(jax_peer, "an epoch is one compiled scan; uint8 images in memory"),
-    "torch": PeerRow(
-        functools.partial(torch_peer, batches_of=tensor_batches),
-        "PyTorch eager, fused Adam; float32 tensor in memory, gathered by index",
-    ),
-    "torch-loader": PeerRow(
-        functools.partial(torch_peer, batches_of=loader_batches),
-        "the same, with DataLoader(TensorDataset, shuffle=True)",
-    ),
-}
 
 
 def neg_elbo_of(vae: VAE, params: Params, images: Images) -> float:

@@ -22,6 +22,9 @@ from experiments import (
     _benchmark_growth,
     _benchmark_job,
     _benchmark_lines,
+    _benchmark_profile,
+    _benchmark_single,
+    _benchmark_startup,
     _benchmark_sweep,
     _peers,
     _timing,
@@ -30,11 +33,14 @@ from experiments import (
 )
 from experiments._benchmark_evaluation import Evaluation
 from experiments._benchmark_growth import Growth
-from experiments._benchmark_job import environment
+from experiments._benchmark_job import Goal, environment
+from experiments._benchmark_profile import Profile
+from experiments._benchmark_single import Single
+from experiments._benchmark_startup import Startup
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
 from experiments._run import UsageError
-from experiments.benchmark import Config, Single, Startup
+from experiments.benchmark import Config
 from vae_jax.data import load_images
 from vae_jax.model import batch_elbo_terms
 
@@ -58,7 +64,7 @@ def digits():
 
 
 def tiny_problem(**settings) -> _peers.Problem:
-    return benchmark.problem_of(Single(**(TINY | settings)), digits().train_images)
+    return _benchmark_single.problem_of(Single(**(TINY | settings)), digits().train_images)
 
 
 def texts_of(folder: Path, job: str, device: str = "cpu") -> tuple[dict, str]:
@@ -90,13 +96,21 @@ def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
     result, markdown = texts_of(folder, "single")
     assert_tells_no_place(result, markdown, tmp_path)
 
-    assert list(result["peers"]) == ["vae_jax", "torch", "torch-loader"]
+    assert list(result["peers"]) == list(_benchmark_single.PEERS)
     assert result["dataset"] == "digits"
     assert result["architecture"] == "784-16-2"
     assert (result["images_per_epoch"], result["epochs"]) == (1437 // 32 * 32, 5)
     assert result["machine"]["torch_threads"] == 1
     assert {"python", "jax", "torch"} <= set(result["machine"]["versions"])
     ours = np.array(result["peers"]["vae_jax"]["seconds"])
+    limits, goals = result["limits"], {goal["what"]: goal for goal in result["goals"]}
+    products = np.array(limits["matrix_products"]["seconds"])
+    share = np.median(products.mean(axis=1) / ours.mean(axis=1))
+    assert limits["share_of_matrix_products"] == pytest.approx(share)
+    assert goals["share of the matrix products' rate"]["reached"] == pytest.approx(share)
+    layers = _benchmark_cost.layers_of(784, (16,), 2)
+    assert limits["flops_per_epoch"] == 44 * _benchmark_cost.step_cost(layers, 32).flops
+    assert limits["copied_bytes_per_second"] > 0
     for name, peer in result["peers"].items():
         seconds = np.array(peer["seconds"])
         assert seconds.shape == (2, 2)
@@ -166,7 +180,7 @@ def test_torch_and_jax_learn_the_same(torch):
         problem = first._replace(seed=seed, params=params)
         neg_elbos = {}
         for name in ("vae_jax", "torch"):
-            peer = _peers.PEERS[name].build(problem)
+            peer = _benchmark_single.PEERS[name].build(problem)
             for _ in range(epochs):
                 peer.epoch()
             neg_elbos[name] = _peers.neg_elbo_of(problem.vae, peer.params(), test_images)
@@ -181,6 +195,25 @@ def test_torch_and_jax_learn_the_same(torch):
     assert abs(statistics.fmean(differences)) < bound
     # The bound can tell: it is small beside what was learnt.
     assert bound < 0.05 * statistics.fmean(gains), (bound, gains)
+
+
+@pytest.mark.parametrize("name", ["jax-steps", "pythae"])
+def test_a_peer_starts_from_the_same_weights_and_learns(name, torch):
+    if name == "pythae":
+        pytest.importorskip("pythae")
+    problem = tiny_problem()
+    peer = _benchmark_single.PEERS[name].build(problem)
+    jax.tree.map(np.testing.assert_array_equal, peer.params(), problem.params)
+    losses = [peer.epoch() for _ in range(3)]
+    test_images = digits().test_images
+    before, after = (
+        _peers.neg_elbo_of(problem.vae, params, test_images)
+        for params in (problem.params, peer.params())
+    )
+    # It learns, and what it says of the training images is about what the one ruler finds.
+    assert losses[0] > losses[1] > losses[2]
+    assert after < 0.7 * before
+    assert after == pytest.approx(losses[-1], rel=0.1)
 
 
 def test_alternate_rotates_who_begins(capsys):
@@ -273,7 +306,7 @@ def test_an_unknown_job_is_one_line_and_exit_code_2(argument, monkeypatch, capsy
 
 @pytest.mark.slow
 def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
-    measure, caches = benchmark.first_epoch_seconds, []
+    measure, caches = _benchmark_startup.first_epoch_seconds, []
 
     def watched(arguments, environment, empty=None):
         def compiled():
@@ -285,7 +318,7 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
         caches.append((empty is not None, before, compiled()))
         return seconds
 
-    monkeypatch.setattr(benchmark, "first_epoch_seconds", watched)
+    monkeypatch.setattr(_benchmark_startup, "first_epoch_seconds", watched)
     benchmark.run(Config(Startup(turns=1, dataset="digits", output_dir=tmp_path)))
     result, markdown = texts_of(tmp_path / "benchmark", "startup")
     assert_tells_no_place(result, markdown, tmp_path)
@@ -299,7 +332,11 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
     assert min(medians.values()) > 0
     assert all(f"| {name} |" in markdown for name in medians)
     ratio = result["ratios"]["mnist, filled cache / mnist, empty cache"]["ratio_of_medians"]
-    assert ratio == pytest.approx(medians[benchmark.WARM] / medians[benchmark.COLD])
+    warm, cold = medians[_benchmark_startup.WARM], medians[_benchmark_startup.COLD]
+    assert ratio == pytest.approx(warm / cold)
+    reached = [goal["reached"] for goal in result["goals"]]
+    assert reached == [warm, medians[_benchmark_startup.OWN_IMPORT], result["peak_bytes"]]
+    assert 5e7 < result["peak_bytes"] < 1e10
     # The epoch is compiled where the cache is empty, and found where it is filled. (Programs
     # that compile in a moment are kept or not as the clock has it, so they are not counted.)
     (cold_emptied, first, filled), (warm_emptied, before, after) = caches
@@ -314,7 +351,7 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
 def test_an_experiment_that_fails_is_one_line():
     arguments = ["--dataset", "digits", "--beta", "-1"]
     with pytest.raises(UsageError, match=r"no epoch was finished \(error: --beta -1"):
-        benchmark.first_epoch_seconds(arguments, environment(Path("unused")))
+        _benchmark_startup.first_epoch_seconds(arguments, environment(Path("unused")))
 
 
 @pytest.mark.slow
@@ -444,6 +481,90 @@ def test_the_flops_are_those_that_xla_counts():
     # XLA also counts what is no matrix product: Adam (some 15 operations a parameter beside
     # the 6 x 128 here), the likelihood, and the random numbers.
     assert flops < counted < 1.1 * flops, (flops, counted)
+
+
+def test_the_products_of_training_are_all_computed():
+    layers = _benchmark_cost.layers_of(784, (400,), 20)
+    shapes = [*layers.encoder, *layers.decoder]
+    operands = [(jnp.ones((128, a)), jnp.ones((a, b))) for a, b in shapes]
+    compiled = _benchmark_cost._products.lower(operands, steps=1).compile()
+    costs = compiled.cost_analysis()
+    assert costs is not None
+    flops, _ = _benchmark_cost.step_cost(layers, 128)
+    # The rest is what makes a step wait for the one before.
+    assert flops < costs["flops"] < 1.01 * flops
+
+
+def test_a_profile_knows_what_the_instructions_are():
+    def step(w, x, order):
+        y = jnp.exp(x[order] @ w)
+        return w - 0.1 * (x[order].T @ y)
+
+    arguments = jnp.ones((50, 30)), jnp.ones((40, 50)), jnp.arange(20)
+    program = str(jax.jit(step).lower(*arguments).compile().as_text())
+    kinds = _benchmark_profile.kinds_of(program, {(50, 30)})
+    assert set(kinds.values()) >= {_benchmark_profile.PRODUCTS, _benchmark_profile.GATHER}
+    # Two products, each by itself or with what is fused to it.
+    assert sum(kind == _benchmark_profile.PRODUCTS for kind in kinds.values()) >= 2
+
+
+def test_an_epoch_is_profiled(tmp_path):
+    benchmark.run(Config(Profile(**TINY, output_dir=tmp_path)))
+    result, markdown = texts_of(tmp_path / "benchmark", "profile")
+    assert_tells_no_place(result, markdown, tmp_path)
+    assert sum(result["by_kind"].values()) == pytest.approx(result["seconds_of_all_threads"])
+    products = [one for one in result["instructions"] if one["kind"] == _benchmark_profile.PRODUCTS]
+    assert products
+    # A step's instruction is called once a step, or once by each of the threads that share it.
+    for one in products:
+        assert one["calls"] % (1437 // 32) == 0
+        assert one["seconds"] > 0
+    assert "| matrix products |" in markdown
+
+
+def goal_of(what: str, goal: float, reached: float, *, at_most: bool) -> dict:
+    return Goal(what, goal, reached, at_most).as_json()
+
+
+def test_the_goals_of_all_jobs_are_one_page(tmp_path, capsys):
+    fast = {"goals": [goal_of("times torch", 1.4, 1.26, at_most=False)]}
+    start = {
+        "goals": [
+            goal_of("seconds", 6, 4.5, at_most=True),
+            goal_of("bytes", 7e8, 8.7e8, at_most=True),
+        ]
+    }
+    for job, result in (("single", fast), ("startup", start), ("growth", {})):
+        (tmp_path / f"{job}-cpu.json").write_text(json.dumps(result), encoding="utf-8")
+    benchmark.gather(tmp_path, "cpu")
+    lines = (tmp_path / "cpu.md").read_text("utf-8").splitlines()
+    assert lines[4:7] == [
+        "| single: times torch | 1.26 | at least 1.4 | missed |",
+        "| startup: seconds | 4.5 | at most 6 | met |",
+        "| startup: bytes | 8.7e+08 | at most 7e+08 | missed |",
+    ]
+    with np.load(tmp_path / "cpu.npz") as arrays:
+        np.testing.assert_allclose(arrays["shares"], [1.26 / 1.4, 6 / 4.5, 7 / 8.7])
+    assert json.loads((tmp_path / "cpu.json").read_text("utf-8"))["startup"] == start["goals"]
+    with Image.open(tmp_path / "cpu.png") as image:
+        assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
+
+
+def test_all_jobs_are_run_and_a_failed_one_is_named(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command):
+        commands.append(command[3:])
+        return subprocess.CompletedProcess(command, int(command[3] == "tabular"))
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    with pytest.raises(UsageError, match=r"^all: tabular failed"):
+        benchmark.run(Config(benchmark.All(output_dir=tmp_path, overwrite=True)))
+    flags = ["--output-dir", str(tmp_path), "--overwrite"]
+    assert commands == [[job, *flags] for job in benchmark.JOBS]
+    commands.clear()
+    benchmark.run(Config(benchmark.All(output_dir=tmp_path, device="gpu")))
+    assert commands == [["sweep", *flags[:2], "--device", "gpu"]]
 
 
 def test_the_bytes_of_a_step_by_hand():

@@ -1,0 +1,183 @@
+"""Where an epoch's time goes, by XLA's profiler: `python -m experiments.benchmark profile`.
+
+The profiler gives the time of every instruction of the compiled program; the program's text says
+what each of them computes.
+"""
+
+import dataclasses
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from experiments._benchmark_job import Job, begin, check_counts, subject
+from experiments._benchmark_single import Single, problem_of
+from experiments._peers import LEARNING_RATE, trainer_of
+from experiments._run import check
+from experiments._timing import Bystanders, machine, seconds_of, write_results
+from vae_jax.types import Hyper
+
+PRODUCTS, OPTIMISER, LIKELIHOOD = "matrix products", "Adam", "exp and log of likelihood and KL"
+GATHER, NOISE, REST = "minibatches gathered and cast", "random numbers", "everything else"
+# What an instruction is, by the first of these operations that is in it.
+KINDS = {
+    PRODUCTS: ("dot", "custom-call"),
+    GATHER: ("gather", "dynamic-slice"),
+    NOISE: ("xor", "rng-bit-generator", "erf-inv", "sort"),
+    LIKELIHOOD: ("exponential", "log-plus-one", "log", "logistic", "exponential-minus-one"),
+}
+# `%name = f32[128,400]{1,0} fusion(...), kind=kLoop, calls=%computation, ...`
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \(?(\w+\[[\d,]*\]).*? ([a-z][\w-]*)\(")
+_CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile(Job):
+    """The time of each operation in an epoch of one fully connected VAE, on the CPU."""
+
+    hidden: tuple[int, ...] = (400,)
+    """Widths of the encoder's layers; the decoder mirrors them."""
+    latent_dim: int = 20
+    """Dimensions of the latent z."""
+    batch_size: int = 128
+    """Images in a minibatch."""
+    instructions: int = 12
+    """How many are listed, the costliest first."""
+
+
+def run(config: Profile) -> None:
+    """Profile an epoch, and write what came out.
+
+    Raises:
+        UsageError: if a setting, the data or the folder does not allow it.
+    """
+    check_counts(config, "hidden", "latent_dim", "batch_size", "instructions")
+    files, images = begin("profile", config)
+    batch, total = config.batch_size, len(images.train_images)
+    check(batch <= total, "--batch-size", batch, f"at most the {total} images of {images.name}")
+    model = Single(hidden=config.hidden, latent_dim=config.latent_dim, batch_size=batch)
+    problem = problem_of(model, images.train_images)
+    trainer = trainer_of(problem.vae, batch)
+    hyper = jax.tree.map(jnp.float32, Hyper(learning_rate=LEARNING_RATE))
+    state = trainer.init(jax.random.key(0), hyper)
+    data = jnp.asarray(problem.images)
+    epoch = jax.jit(trainer.epoch, donate_argnums=0).lower(state, hyper, data).compile()
+    bystanders = Bystanders()
+
+    def once() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(epoch(state, hyper, data))
+
+    once()
+    plain = seconds_of(once)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            traced = seconds_of(once)
+        times, counts = instruction_seconds(Path(folder))
+    weights = {leaf.shape for leaf in jax.tree.leaves(problem.params)}
+    kinds = kinds_of(str(epoch.as_text()), weights)
+    times = {name: seconds for name, seconds in times.items() if name in kinds}
+    busy = sum(times.values())
+    by_kind: dict[str, float] = {}
+    for name, seconds in times.items():
+        by_kind[kinds[name]] = by_kind.get(kinds[name], 0.0) + seconds
+    by_kind = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
+    costly = sorted(times, key=lambda name: -times[name])[: config.instructions]
+    result = {
+        **subject("profile", config, images),
+        "seconds_per_epoch": plain,
+        "seconds_per_epoch_profiled": traced,
+        "seconds_of_all_threads": busy,
+        "by_kind": by_kind,
+        "instructions": [
+            {
+                "name": name,
+                "kind": kinds[name],
+                "seconds": times[name],
+                "calls": counts[name],
+            }
+            for name in costly
+        ],
+        "machine": machine(bystanders),
+    }
+    widths = "-".join(map(str, (images.train_images[0].size, *config.hidden, config.latent_dim)))
+    listed = ", ".join(f"`{n}` ({kinds[n]}) {100 * times[n] / busy:.1f}%" for n in costly)
+    write_results(
+        files,
+        f"VAE {widths} on {images.name}, batch {batch}: where an epoch's time goes, CPU",
+        result,
+        [
+            {"": kind, "seconds": f"{s:.3f}", "share": f"{100 * s / busy:.1f}%"}
+            for kind, s in by_kind.items()
+        ],
+        f"One epoch, {total // batch * batch} images, in {plain:.2f} s, with the profiler in "
+        f"{traced:.2f} s. Seconds are those of XLA's instructions, the threads added up; what "
+        "threads wait for each other is in none of them. An instruction that fuses several "
+        "operations counts as the first of: matrix product, gathering, random numbers, exp or "
+        "log; then, if it makes an array of a weight's shape, Adam.",
+        f"The costliest instructions of a step: {listed}.",
+    )
+    print(f"{files.name}.json and .md are in {files.parent}")
+
+
+def instruction_seconds(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and calls of everything that a trace has of the CPU's threads, by name."""
+    [file] = folder.glob("**/*.xplane.pb")
+    seconds: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                seconds[event.name] = seconds.get(event.name, 0.0) + event.duration_ns / 1e9
+                calls[event.name] = calls.get(event.name, 0) + 1
+    return seconds, calls
+
+
+def kinds_of(program: str, weights: set[tuple[int, ...]]) -> dict[str, str]:
+    """What each instruction of a compiled program is, by its name.
+
+    Args:
+        program: as XLA writes it.
+        weights: shapes of the parameters.
+
+    Returns:
+        The kinds; of loops and calls none, as what is in them has its own time.
+    """
+    bodies = dict(_computations(program))
+    kinds = {}
+    for body in bodies.values():
+        for line in body:
+            found = _INSTRUCTION.match(line)
+            if found is None or found[3] in ("while", "call", "conditional", "parameter"):
+                continue
+            inner = _operations(line, bodies)
+            kind = next((k for k, ops in KINDS.items() if not inner.isdisjoint(ops)), None)
+            shape = tuple(map(int, re.findall(r"\d+", found[2].partition("[")[2])))
+            kinds[found[1]] = kind or (OPTIMISER if shape in weights else REST)
+    return kinds
+
+
+def _computations(program: str) -> Iterator[tuple[str, list[str]]]:
+    """The computations of a program, their lines by their names."""
+    name, body = "", []
+    for line in program.splitlines():
+        head = re.match(r"^(?:ENTRY )?%?([\w.-]+) .*\{$", line)
+        if head is not None:
+            name, body = head[1], []
+        elif line.startswith("}"):
+            yield name, body
+        else:
+            body.append(line)
+
+
+def _operations(line: str, bodies: Mapping[str, list[str]]) -> set[str]:
+    """The operations of an instruction, those of what it fuses among them."""
+    found = _INSTRUCTION.match(line)
+    operations = set() if found is None else {found[3]}
+    for name in _CALLS.findall(line):
+        for inner in bodies.get(name, []):
+            operations |= _operations(inner, bodies)
+    return operations
