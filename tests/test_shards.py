@@ -35,6 +35,8 @@ from experiments._shards import SliceJob, as_arguments
 from experiments._sweep import _slice
 from vae_jax.types import Hyper
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SLICES = 3
 GRID = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1", "--figures", "none")
 MEMBERS = ["beta0.5-seed0", "beta0.5-seed1", "beta4-seed0", "beta4-seed1"]
@@ -294,6 +296,7 @@ def test_launched_slices_are_trained_and_joined(whole, tmp_path):
     assert "0 left" in done.out
 
 
+@pytest.mark.slow
 def test_a_launched_slice_that_fails_is_named(whole, tmp_path):
     in_the_way = tmp_path / CUT / "shards" / "2-of-2"
     in_the_way.parent.mkdir(parents=True)
@@ -310,6 +313,7 @@ def test_a_launched_slice_that_fails_is_named(whole, tmp_path):
     assert rows_of(tmp_path / CUT) == [row for row in rows_of(whole.run) if row["member"] in first]
 
 
+@pytest.mark.slow
 def test_a_slice_job_that_is_preempted_is_queued_again_and_ends_the_work(tmp_path, monkeypatch):
     """By SIGTERM in mid-run: the epoch ends, its checkpoint is saved, the next job goes on."""
     monkeypatch.chdir(tmp_path)
