@@ -20,5 +20,6 @@ def started() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-if sys.argv[:1] == [START]:  # importing what an experiment stands on takes seconds
+# Importing what an experiment stands on takes seconds. A background job keeps ignoring Ctrl-C.
+if sys.argv[:1] == [START] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _stop)

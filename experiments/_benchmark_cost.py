@@ -106,7 +106,8 @@ def training_products(layers: Layers, batch_size: int, steps: int) -> Callable[[
     """The matrix products of training one model, and nothing else.
 
     As `step_cost` counts them: those of every layer forward and for its weights, and for its
-    inputs but in the first. Each is a program's result that the next step's inputs wait for.
+    inputs but in the first. A layer's inputs wait for the products of the layer before, as in
+    training; its weights stay the same, as they do not.
 
     Args:
         layers: of the model.
@@ -129,7 +130,8 @@ def training_products(layers: Layers, batch_size: int, steps: int) -> Callable[[
 def _products(operands: list[Any], steps: int) -> jax.Array:
     def once(total: jax.Array, _: None) -> tuple[jax.Array, None]:
         for index, (x, w) in enumerate(operands):
-            y = (x + total) @ w
+            x = x + total
+            y = x @ w
             made = [y, x.T @ y, *([y @ w.T] if index else [])]
             # Without the barrier only the numbers that are read would be computed.
             made = jax.lax.optimization_barrier(made)

@@ -9,12 +9,13 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from experiments._benchmark_job import Job, begin, check_counts, subject
-from experiments._benchmark_single import Single, problem_of
+from experiments._benchmark_single import Single, architecture, problem_of, resolved
 from experiments._peers import LEARNING_RATE, trainer_of
 from experiments._run import check
 from experiments._timing import Bystanders, machine, seconds_of, write_results
@@ -26,7 +27,7 @@ GATHER, NOISE, REST = "minibatches gathered and cast", "random numbers", "everyt
 KINDS = {
     PRODUCTS: ("dot", "custom-call"),
     GATHER: ("gather", "dynamic-slice"),
-    NOISE: ("xor", "rng-bit-generator", "erf-inv", "sort"),
+    NOISE: ("xor", "rng-bit-generator", "sort"),
     LIKELIHOOD: ("exponential", "log-plus-one", "log", "logistic", "exponential-minus-one"),
 }
 # `%name = f32[128,400]{1,0} fusion(...), kind=kLoop, calls=%computation, ...`
@@ -36,12 +37,14 @@ _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Profile(Job):
-    """The time of each operation in an epoch of one fully connected VAE, on the CPU."""
+    """The time of each operation in an epoch of one VAE, on the CPU."""
 
-    hidden: tuple[int, ...] = (400,)
-    """Widths of the encoder's layers; the decoder mirrors them."""
-    latent_dim: int = 20
-    """Dimensions of the latent z."""
+    network: Literal["mlp", "conv"] = "mlp"
+    """As of `single`."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the encoder's dense layers, as of `single`."""
+    latent_dim: int | None = None
+    """Dimensions of the latent z, as of `single`."""
     batch_size: int = 128
     """Images in a minibatch."""
     instructions: int = 12
@@ -54,11 +57,20 @@ def run(config: Profile) -> None:
     Raises:
         UsageError: if a setting, the data or the folder does not allow it.
     """
-    check_counts(config, "hidden", "latent_dim", "batch_size", "instructions")
-    files, images = begin("profile", config)
+    model = resolved(
+        Single(
+            network=config.network,
+            hidden=config.hidden,
+            latent_dim=config.latent_dim,
+            batch_size=config.batch_size,
+        )
+    )
+    check_counts(model, "hidden", "latent_dim", "batch_size")
+    check_counts(config, "instructions")
+    job = "profile" if config.network == "mlp" else f"profile-{config.network}"
+    files, images = begin(job, config)
     batch, total = config.batch_size, len(images.train_images)
     check(batch <= total, "--batch-size", batch, f"at most the {total} images of {images.name}")
-    model = Single(hidden=config.hidden, latent_dim=config.latent_dim, batch_size=batch)
     problem = problem_of(model, images.train_images)
     trainer = trainer_of(problem.vae, batch)
     hyper = jax.tree.map(jnp.float32, Hyper(learning_rate=LEARNING_RATE))
@@ -87,7 +99,8 @@ def run(config: Profile) -> None:
     by_kind = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
     costly = sorted(times, key=lambda name: -times[name])[: config.instructions]
     result = {
-        **subject("profile", config, images),
+        **subject(job, config, images),
+        "architecture": architecture(model, images.train_images[0].size),
         "seconds_per_epoch": plain,
         "seconds_per_epoch_profiled": traced,
         "seconds_of_all_threads": busy,
@@ -103,11 +116,10 @@ def run(config: Profile) -> None:
         ],
         "machine": machine(bystanders),
     }
-    widths = "-".join(map(str, (images.train_images[0].size, *config.hidden, config.latent_dim)))
     listed = ", ".join(f"`{n}` ({kinds[n]}) {100 * times[n] / busy:.1f}%" for n in costly)
     write_results(
         files,
-        f"VAE {widths} on {images.name}, batch {batch}: where an epoch's time goes, CPU",
+        f"VAE {result['architecture']} on {images.name}, batch {batch}: an epoch's time, CPU",
         result,
         [
             {"": kind, "seconds": f"{s:.3f}", "share": f"{100 * s / busy:.1f}%"}

@@ -151,7 +151,7 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
     config, task = prepare(config)
     slices = []
     for folder, saved in zip(folders, configs, strict=True):
-        _check_data(folder, task)
+        check_data(folder, task)
         members = task.members
         if saved.get("shard") is not None:
             number, count = slice_of(saved["shard"])
@@ -219,7 +219,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if is_union else (hint,)
 
 
-def _check_data(folder: RunFolder, task: Task) -> None:
+def check_data(folder: RunFolder, task: Task) -> None:
     """Refuse data that are not those the run was trained on."""
     if not (folder.path / "provenance.json").exists():
         print(

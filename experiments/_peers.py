@@ -59,6 +59,18 @@ class TorchVAE(NamedTuple):
     decoder: Any
 
 
+class Twin(NamedTuple):
+    """Networks in PyTorch that are not the fully connected ones.
+
+    Attributes:
+        build: them, with the weights to start from.
+        params: their weights, in the layout of `vae_jax`.
+    """
+
+    build: Callable[[Problem], TorchVAE]
+    params: Callable[[TorchVAE], Params]
+
+
 @functools.cache
 def trainer_of(vae: VAE, batch_size: int) -> Trainer:
     """The library's training functions, compiled once for all the seeds of a model."""
@@ -85,8 +97,8 @@ def jax_peer(problem: Problem) -> Peer:
 def jax_steps_peer(problem: Problem) -> Peer:
     """A JAX loop that dispatches every step, in the style of Flax's VAE example.
 
-    The model is linen's own, on whole minibatches; an optimiser step is one jitted function with
-    optax's Adam, called with minibatches that NumPy gathers.
+    An optimiser step of the same networks is one jitted function with optax's Adam, called with
+    minibatches that NumPy gathers.
     """
     vae, batch = problem.vae, problem.batch_size
     optimizer = optax.adam(LEARNING_RATE)
@@ -224,6 +236,7 @@ def torch_peer(
     device: str = "cpu",
     *,
     compiled: bool = False,
+    twin: Twin | None = None,
 ) -> Peer:
     """The eager PyTorch loop, with what is fast about it: float32 data in memory, fused Adam.
 
@@ -234,8 +247,9 @@ def torch_peer(
         batches_of: the minibatches of a tensor.
         device: where everything is, `cpu` or `cuda`.
         compiled: fuse the loss and its gradient by `torch.compile`, which needs a C++ compiler.
+        twin: the networks, the fully connected ones without it.
     """
-    model, weights, batches = _torch_parts(problem, batches_of, device)
+    model, weights, batches = _torch_parts(problem, batches_of, device, twin)
     torch = import_torch()
     optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True)
     terms = torch.compile(torch_elbo_terms) if compiled else torch_elbo_terms
@@ -247,7 +261,8 @@ def torch_peer(
         optimizer.step()
         return loss.detach()
 
-    return Peer(functools.partial(_torch_epoch, step, batches), lambda: torch_params(model))
+    params = torch_params if twin is None else twin.params
+    return Peer(functools.partial(_torch_epoch, step, batches), lambda: params(model))
 
 
 def torch_graph_peer(problem: Problem, device: str = "cuda") -> Peer:
@@ -307,12 +322,16 @@ def torch_loss(
 
 
 def _torch_parts(
-    problem: Problem, batches_of: Callable[[Any, int], Batches], device: str
+    problem: Problem,
+    batches_of: Callable[[Any, int], Batches],
+    device: str,
+    twin: Twin | None = None,
 ) -> tuple[TorchVAE, list[Any], Batches]:
     """The networks on a device, their weights, and the minibatches."""
     torch = import_torch()
     torch.manual_seed(problem.seed)
-    model = TorchVAE(*(network.to(device) for network in torch_vae(problem.params)))
+    networks = torch_vae(problem.params) if twin is None else twin.build(problem)
+    model = TorchVAE(*(network.to(device) for network in networks))
     weights = [*model.encoder.parameters(), *model.decoder.parameters()]
     pixels = torch.from_numpy(problem.images.reshape(len(problem.images), -1)).to(device)
     return model, weights, batches_of(pixels.float() / 255, problem.batch_size)

@@ -105,7 +105,7 @@ def explained(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, Interrupted):
         return str(error), 130
     if isinstance(error, KeyboardInterrupt):
-        return "stopped at once; --resume goes on from the last checkpoint", 130
+        return "stopped at once; --resume goes on from the last checkpoint, if there is one", 130
     if isinstance(error, OSError):
         # A full or vanished disk in mid-run: earlier checkpoints stay good.
         where = f"{error.filename}: " if error.filename else ""
@@ -218,6 +218,7 @@ class RunFolder:
         self.figures = path / "figures"
         self.checkpoints = path / "checkpoints"
         self._started = time.monotonic()
+        self._begun = False  # whether the last entry of the provenance is to be completed
 
     @staticmethod
     def at(output_dir: Path, experiment: str, name: str) -> "RunFolder":
@@ -270,6 +271,22 @@ class RunFolder:
                     f"{flag_of(key)} {as_words(now.get(key))}: "
                     f"the run to resume was started with {as_words(saved.get(key))}"
                 )
+
+    def check_same_data(self, source: Mapping[str, Any]) -> None:
+        """Refuse to resume a run on other data than it was started with.
+
+        Raises:
+            UsageError: naming both.
+        """
+        if not (self.path / "provenance.json").exists():
+            return  # of an earlier version, which wrote it at the end
+        before = self.read_json("provenance.json")["runs"][-1]["data"]
+        if before.get("sha256") != source.get("sha256"):
+            raise UsageError(
+                f"{self.path}: the run to resume was started with other data "
+                f"({before.get('source')}) than there are now ({source.get('source')}): their "
+                "SHA-256 differ"
+            )
 
     def create(self, config: Any, *, overwrite: bool) -> None:
         """Make the folder, empty but for `config.json`; the first thing a run writes.
@@ -350,21 +367,27 @@ class RunFolder:
         whole = path.read_text("utf-8").rpartition("\n")[0]
         return list(csv.DictReader(io.StringIO(whole)))
 
-    def write_provenance(self, data: Mapping[str, Any]) -> None:
+    def write_provenance(self, data: Mapping[str, Any], *, finished: bool = True) -> None:
         """Add to what made the results: command, code, versions, machine, data, time.
 
-        A resumed run adds an entry of its own.
+        A resumed run adds an entry of its own. One that is written when the run begins, so that
+        a stopped run's data are known, is completed when it ends.
         """
         import jax
 
         earlier = []
         if (self.path / "provenance.json").exists():
             earlier = self.read_json("provenance.json").get("runs", [])
+        if self._begun:
+            earlier = earlier[:-1]
+        self._begun = not finished
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        seconds = round(time.monotonic() - self._started, 1)
         entry = {
             "command": shlex.join(["python", "-m", module_name(), *sys.argv[1:]]),
             "commit": commit(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "wall_time_seconds": round(time.monotonic() - self._started, 1),
+            "finished": now if finished else None,
+            "wall_time_seconds": seconds if finished else None,
             "versions": {"python": platform.python_version(), **_versions()},
             "devices": [str(device.device_kind) for device in jax.devices()],
             "cpu_count": os.cpu_count(),

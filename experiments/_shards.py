@@ -5,6 +5,7 @@ Members of a sweep do not talk to each other, so a cluster needs no more than a 
 
 import dataclasses
 import itertools
+import math
 import re
 import shutil
 import signal
@@ -30,16 +31,18 @@ from experiments._sweep import OF_A_SLICE, Task, check_slices, finish
 
 POLL_SECONDS = 1.0
 Conclude = Callable[[RunFolder, list[Result]], list[Result]]  # as of `Task`
+Concluding = Callable[[list[RunFolder]], Conclude | None]
 # Of submitit's constructor; its other settings are given afterwards.
 AT_FIRST = ("slurm_max_num_timeout",)
 
 
-def merge(config: RunOptions, conclude: Conclude | None = None) -> None:
+def merge(config: RunOptions, concluding: Concluding | None = None) -> None:
     """Join the slices of a sweep that are done into one report, and name those that are not.
 
     Args:
         config: that says which.
-        conclude: as of `Task`.
+        concluding: gives the `conclude` of the task that these slices are of, where it has one;
+            it loads the data, which `--data-dir` may say the place of.
 
     Raises:
         UsageError: if there are no slices, or they are of different sweeps.
@@ -50,14 +53,17 @@ def merge(config: RunOptions, conclude: Conclude | None = None) -> None:
     given = [
         flag_of(field.name)
         for field in dataclasses.fields(config)
-        if field.name != "merge" and getattr(config, field.name) != getattr(usual, field.name)
+        if field.name not in ("merge", *(["data_dir"] if concluding else []))
+        and getattr(config, field.name) != getattr(usual, field.name)
     ]
     allowed = f"without {' '.join(given)}; the slices know their settings"
     check(not given, "--merge", config.merge, allowed)
-    join_slices(config.merge, conclude=conclude)
+    join_slices(config.merge, concluding=concluding)
 
 
-def join_slices(path: Path, failed: Sequence[str] = (), conclude: Conclude | None = None) -> None:
+def join_slices(
+    path: Path, failed: Sequence[str] = (), concluding: Concluding | None = None
+) -> None:
     """Write the report of a sweep from its slices, but for those that failed; see `merge`."""
     try:
         found = slices_in(path)
@@ -78,6 +84,8 @@ def join_slices(path: Path, failed: Sequence[str] = (), conclude: Conclude | Non
     turns = itertools.zip_longest(*(by_slice.get(k + 1, ()) for k in range(slices)))
     results = [result for turn in turns for result in turn if result is not None]
 
+    # Before anything is replaced: it may find that the data are others now.
+    conclude = None if concluding is None else concluding(list(done.values()))
     folder = RunFolder(path)
     folder.write_json("config.json", config)
     shutil.rmtree(path / "evaluation", ignore_errors=True)  # of the slices as they were
@@ -148,7 +156,8 @@ def results_in(run: RunFolder) -> list[Result]:
         for member in run.read_json("summary.json")["members"]:
             numbers = {name: member.pop(name) for name in (*NUMBERS, "kl_per_dim")}
             name, problem = member.pop("name"), member.pop("problem")
-            also = member.pop("also")
+            # A number that is not finite is null in a file.
+            also = {k: math.nan if v is None else v for k, v in member.pop("also").items()}
             own = [row for row in rows if row["member"] == name]
             epochs, first = member.pop("epochs"), own[0]["epoch"] if own else 1
             if [row["epoch"] for row in own] != list(range(first, epochs + 1, first)):
@@ -197,7 +206,7 @@ def launch(config: RunOptions, task: Task) -> None:
     for job, shard in zip(jobs, shards, strict=True):
         print(f"  {job.job_id}: slice {shard}", flush=True)
     failed = _wait(dict(zip(shards, jobs, strict=True)), run.path)
-    join_slices(run.path, failed, task.conclude)
+    join_slices(run.path, failed, lambda _: task.conclude)
 
 
 def _wait(jobs: dict[str, Any], path: Path) -> list[str]:

@@ -112,6 +112,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         config = _resolved(config, task, folder if resume else None)
         if resume:
             folder.check_same_model(config)
+            folder.check_same_data(task.source)
     except UsageError as error:
         problem = error
     # Whatever one process finds wrong keeps all of them from starting.
@@ -154,6 +155,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         )
     config = dataclasses.replace(config, chunk=plan.sizes[0])
     folder.create(config, overwrite=config.overwrite)
+    folder.write_provenance(task.source, finished=False)
     if config.shard is not None:  # what was found of the whole is of its slices as they were
         shutil.rmtree(folder.path.parents[1] / "evaluation", ignore_errors=True)
     sharding.any_of(False)  # the folder is there for all

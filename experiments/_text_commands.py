@@ -181,9 +181,11 @@ def generate(command: Generate) -> None:
     check(one, "--temperature", temperature, "not together with --greedy")
     asked = Asked(command)
     key_z, key_words = jax.random.split(jax.random.key(command.seed))
+    size, top_k = len(asked.text.vocabulary), command.top_k
+    check(top_k is None or top_k <= size, "--top-k", top_k, f"at most the {size} of the vocabulary")
     zs = jax.random.normal(key_z, (command.number, asked.measures.model.vae.latent_dim))
     temperature = 0.0 if command.greedy else temperature
-    print("\n".join(asked.written(key_words, zs, temperature, command.top_k)))
+    print("\n".join(asked.written(key_words, zs, temperature, top_k)))
 
 
 def interpolate(command: Interpolate) -> None:
@@ -199,8 +201,10 @@ def nearest(command: Nearest) -> None:
     asked = Asked(command)
     mean = np.asarray(asked.posterior(asked.read(command.sentence)).mean[0])
     rows = np.unique(asked.text.train, axis=0)
+    number, most = command.number, f"at most the {len(rows):,} different training sentences"
+    check(number <= len(rows), "--number", number, most)
     distances = np.linalg.norm(np.asarray(asked.posterior(rows).mean) - mean, axis=1)
-    order = np.argsort(distances, kind="stable")[: command.number]
+    order = np.argsort(distances, kind="stable")[:number]
     for place, said in zip(order, asked.said(rows[order]), strict=True):
         print(f"{distances[place]:8.3f}  {said}")
 

@@ -156,7 +156,12 @@ def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
         # A checkpoint in the making is a copy on the host, which is where a CPU's arrays are.
         on_host = jax.default_backend() == "cpu"
         copy = _bytes_of_state(loop, chunk) * size // shards if on_host else 0
-        return _compiled(loop, chunk).bytes_used + copy
+        try:
+            return _compiled(loop, chunk).bytes_used + copy
+        except jax.errors.JaxRuntimeError as error:
+            if size < len(members) or "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return sys.maxsize  # all of them together do not even compile
 
     if loop.chunk is None and len(members) > shards:
         return plan_chunks(len(members), bytes_of, sharding.free_bytes(), shards=shards)
@@ -215,6 +220,7 @@ def train(
     results = []
     with StopRequest() as stop:
         program = _compiled(loop, chunks[0])
+        loop.programs.clear()  # those of other sizes were compiled to plan
         _give_back_memory()
         used = f"{program.bytes_used / 1e6:,.0f} MB"
         print(f"compiled in {program.seconds:.1f} s: {used}", flush=True)

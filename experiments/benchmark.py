@@ -41,8 +41,18 @@ from experiments._run import RunFolder, UsageError, main
 from vae_jax import figures
 
 PROG = "python -m experiments.benchmark"
-# In the order that `all` runs them.
-JOBS = ("single", "profile", "startup", "sweep", "tabular", "evaluation", "text", "growth")
+# The files of the jobs, in the order that `all` runs them.
+JOBS = (
+    "single",
+    "single-conv",
+    "profile",
+    "startup",
+    "sweep",
+    "tabular",
+    "evaluation",
+    "text",
+    "growth",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,34 +108,38 @@ def run_all(config: All) -> None:
     """
     shared = ["--output-dir", str(config.output_dir)]
     shared += ["--overwrite"] if config.overwrite else []
-    failed = []
+    failed, done = [], []
     for job in JOBS if config.device == "cpu" else ("sweep",):
-        own = ["--device", "gpu"] if config.device == "gpu" else []
-        print(f"{PROG} {' '.join([job, *shared, *own])}", flush=True)
-        command = [sys.executable, "-m", "experiments.benchmark", job, *shared, *own]
-        if subprocess.run(command).returncode:
-            failed.append(job)
-    gather(config.output_dir / "benchmark", config.device)
+        words = ["single", "--network", "conv"] if job == "single-conv" else [job]
+        words += ["--device", "gpu"] if config.device == "gpu" else []
+        print(f"{PROG} {' '.join([*words, *shared])}", flush=True)
+        command = [sys.executable, "-m", "experiments.benchmark", *words, *shared]
+        (failed if subprocess.run(command).returncode else done).append(job)
+    gather(config.output_dir / "benchmark", config.device, done)
     if failed:
         raise UsageError(f"all: {' '.join(failed)} failed, as said above; the others are done")
 
 
-def gather(folder: Path, device: str) -> None:
+def gather(folder: Path, device: str, jobs: Sequence[str] = JOBS) -> None:
     """Write what the measurements in a folder say of their goals: `<device>.json`, .md and .png.
 
     Args:
         folder: of the measurements.
         device: that was measured, cpu or gpu.
+        jobs: whose measurements.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
-    for job in JOBS:
+    results: dict[str, dict[str, Any]] = {}
+    for job in jobs:
         file = folder / f"{job}-{device}.json"
         if file.is_file():
-            goals = json.loads(file.read_text("utf-8")).get("goals", [])
-            found |= {job: goals} if goals else {}
-    if not found:
+            result = json.loads(file.read_text("utf-8"))
+            # Older files have none, or have them in another form.
+            if result.get("goals") and isinstance(result["goals"], list):
+                results[job] = {key: result[key] for key in ("goals", "commit", "machine")}
+    if not results:
         return
-    RunFolder(folder).write_json(f"{device}.json", found)
+    RunFolder(folder).write_json(f"{device}.json", results)
+    found = {job: result["goals"] for job, result in results.items()}
     columns = ["", "reached", "goal", ""]
     rows = [
         [

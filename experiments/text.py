@@ -17,17 +17,17 @@ Reference:
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments._distributed import connected
 from experiments._grid import Axis, Member, grid, short, shown_axes
-from experiments._loaded import as_config
+from experiments._loaded import as_config, check_data
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options, folder_name
-from experiments._report import Result
 from experiments._run import RunFolder, as_words, check, check_members, flag_of, main
-from experiments._shards import launch, merge
+from experiments._shards import Conclude, launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._text_commands import COMMANDS, answer
 from experiments._text_numbers import TextMeasures
@@ -113,7 +113,8 @@ class Config(RunOptions):
     eval_sentences: int = 500
     """Held-out sentences whose log p(x) is estimated, the first ones."""
     data_dir: Path | None = None
-    """Folder with the data, VAE_JAX_DATA without it."""
+    """Folder with tinyshakespeare, VAE_JAX_DATA without it; or with the file of --text-file,
+    where it is no longer at its own place."""
 
 
 def validate(config: Config) -> Config:
@@ -178,13 +179,17 @@ def text_of_run(config: Config) -> Sentences:
     """The sentences that the configuration names.
 
     Raises:
+        UsageError: if they are in no folder.
         DataError: if they cannot be had.
     """
     rules = TextRules(
         config.level, config.max_length, config.max_words, config.min_count, config.strict
     )
     if config.text_file is not None:
-        return read_text_file(config.text_file, rules)
+        moved = None if config.data_dir is None else config.data_dir / config.text_file.name
+        return read_text_file(config.text_file if moved is None else moved, rules)
+    if config.dataset == "grammar":
+        check(config.data_dir is None, "--data-dir", config.data_dir, "the grammar has no files")
     return load_sentences(
         config.dataset or "grammar", rules, num_train=config.sentences, data_dir=config.data_dir
     )
@@ -264,7 +269,7 @@ def run(config: Config) -> None:
         SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
     """
     if config.merge is not None:
-        merge(config, conclude_slices)
+        merge(config, partial(concluding, config.data_dir))
     elif config.launch is not None:
         launch(config, prepare(validate(config))[1])
     else:
@@ -273,12 +278,20 @@ def run(config: Config) -> None:
             run_sweep(*prepare(config))
 
 
-def conclude_slices(folder: RunFolder, results: list[Result]) -> list[Result]:
-    """What a run tells of its models together, of slices that were joined."""
-    config = as_config(Config, folder.read_json("config.json"), folder.path)
-    report = prepare(config)[1].conclude
-    assert report is not None
-    return report(folder, results)
+def concluding(data_dir: Path | None, slices: list[RunFolder]) -> Conclude | None:
+    """What tells of the models of slices together, with the text that they were trained on.
+
+    Raises:
+        UsageError: if that is another one now.
+        DataError: if it cannot be had.
+    """
+    config = as_config(Config, slices[0].read_json("config.json"), slices[0].path)
+    if data_dir is not None:
+        config = dataclasses.replace(config, data_dir=data_dir)
+    task = prepare(config)[1]
+    for folder in slices:
+        check_data(folder, task)
+    return task.conclude
 
 
 def prepare(config: Config) -> tuple[Config, Task]:

@@ -27,6 +27,7 @@ from experiments import (
     _benchmark_startup,
     _benchmark_sweep,
     _peers,
+    _peers_conv,
     _timing,
     benchmark,
     mnist,
@@ -39,9 +40,10 @@ from experiments._benchmark_single import Single
 from experiments._benchmark_startup import Startup
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
+from experiments._benchmark_text import Text
 from experiments._run import UsageError
 from experiments.benchmark import Config
-from vae_jax.data import load_images
+from vae_jax.data import lengths_of, load_images, load_sentences
 from vae_jax.model import batch_elbo_terms
 
 ROOT = Path(__file__).parents[1]
@@ -96,7 +98,7 @@ def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
     result, markdown = texts_of(folder, "single")
     assert_tells_no_place(result, markdown, tmp_path)
 
-    assert list(result["peers"]) == list(_benchmark_single.PEERS)
+    assert list(result["peers"]) == list(_benchmark_single.MLP_PEERS)
     assert result["dataset"] == "digits"
     assert result["architecture"] == "784-16-2"
     assert (result["images_per_epoch"], result["epochs"]) == (1437 // 32 * 32, 5)
@@ -137,6 +139,38 @@ def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
     assert (folder / "single-cpu.json").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_the_convolutional_model_is_measured_for_real(tmp_path, torch):
+    sizes = {"hidden": (8,), "latent_dim": 2, "batch_size": 256, "dataset": "digits"}
+    benchmark.run(Config(Single(network="conv", turns=1, output_dir=tmp_path, **sizes)))
+    result, markdown = texts_of(tmp_path / "benchmark", "single-conv")
+    assert result["architecture"] == "32-64-8-2"
+    assert list(result["peers"]) == list(_benchmark_single.CONV_PEERS)
+    [goal] = result["goals"]
+    assert goal["reached"] == result["peers"]["torch"]["median_of_turn_ratios"]
+    for peer in result["peers"].values():
+        assert 0 < peer["test_neg_elbo"] < 784 * math.log(2)
+    assert "matrix products alone" not in markdown
+
+
+@pytest.mark.slow
+def test_text_measures_and_writes_for_real(tmp_path, torch):
+    config = Text(sentences=256, hidden=8, embedding=8, turns=2, output_dir=tmp_path)
+    benchmark.run(Config(config))
+    result, markdown = texts_of(tmp_path / "benchmark", "text")
+    assert_tells_no_place(result, markdown, tmp_path)
+    ours, theirs = (result["peers"][name] for name in ("vae_jax", "torch eager"))
+    ratio = np.median(assert_sums_up(theirs, 2) / assert_sums_up(ours, 2))
+    assert theirs["median_of_turn_ratios"] == pytest.approx(ratio)
+    assert result["goals"][0]["reached"] == theirs["median_of_turn_ratios"]
+    lengths = lengths_of(load_sentences("grammar", num_train=256).train)
+    assert result["tokens_per_epoch"] == lengths.sum()
+    # Both have learned something of the same text, ends of sentences counted.
+    worst = lengths.mean() * math.log(340)
+    assert 0 < ours["test_neg_elbo"] < worst
+    assert 0 < theirs["test_neg_elbo"] < worst
+
+
 def test_torch_computes_the_same_elbo_from_the_same_weights(key, torch):
     problem = tiny_problem(hidden=(16, 8), latent_dim=3)
     xs = jnp.asarray(digits().test_images[:50], jnp.float32) / 255
@@ -157,6 +191,29 @@ def test_torch_computes_the_same_elbo_from_the_same_weights(key, torch):
     back = _peers.torch_params(model)
     assert jax.tree.structure(back) == jax.tree.structure(problem.params)
     jax.tree.map(np.testing.assert_array_equal, back, problem.params)
+
+
+def test_torch_convolves_as_we_do_with_the_same_weights(key, torch):
+    config = Single(network="conv", hidden=(6, 5), latent_dim=3, dataset="digits")
+    problem = _benchmark_single.problem_of(config, digits().train_images)
+    # Biases that are not all 0, or their order would not matter.
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.01 * jnp.arange(leaf.size).reshape(leaf.shape) / leaf.size,
+        problem.params,
+    )
+    model = _peers_conv.torch_conv_vae(params, (28, 28, 1))
+    xs, zs = jax.random.uniform(key, (4, 28, 28, 1)), jax.random.normal(key, (4, 3))
+    q = jax.vmap(problem.vae.encode, (None, 0))(params, xs)
+    theta = jax.vmap(problem.vae.decode, (None, 0))(params, zs)
+    with torch.no_grad():
+        coded = model.encoder(torch.from_numpy(np.array(xs).reshape(4, 784))).numpy()
+        decoded = model.decoder(torch.from_numpy(np.array(zs))).numpy()
+    # Sums of some thousand float32 terms of order 1, in another order.
+    np.testing.assert_allclose(coded, np.concatenate([q.mean, q.log_var], axis=1), atol=1e-4)
+    np.testing.assert_allclose(decoded, np.asarray(theta).reshape(4, 784), atol=1e-4)
+    back = _peers_conv.torch_conv_params(model)
+    assert jax.tree.structure(back) == jax.tree.structure(params)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
 @pytest.mark.parametrize("batches_of", [_peers.tensor_batches, _peers.loader_batches])
@@ -180,7 +237,7 @@ def test_torch_and_jax_learn_the_same(torch):
         problem = first._replace(seed=seed, params=params)
         neg_elbos = {}
         for name in ("vae_jax", "torch"):
-            peer = _benchmark_single.PEERS[name].build(problem)
+            peer = _benchmark_single.MLP_PEERS[name].build(problem)
             for _ in range(epochs):
                 peer.epoch()
             neg_elbos[name] = _peers.neg_elbo_of(problem.vae, peer.params(), test_images)
@@ -202,7 +259,7 @@ def test_a_peer_starts_from_the_same_weights_and_learns(name, torch):
     if name == "pythae":
         pytest.importorskip("pythae")
     problem = tiny_problem()
-    peer = _benchmark_single.PEERS[name].build(problem)
+    peer = _benchmark_single.MLP_PEERS[name].build(problem)
     jax.tree.map(np.testing.assert_array_equal, peer.params(), problem.params)
     losses = [peer.epoch() for _ in range(3)]
     test_images = digits().test_images
@@ -328,6 +385,7 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
         "mnist, filled cache",
         "import vae_jax",
         "import jax, flax.linen, optax",
+        "import experiments.mnist",
     ]
     assert min(medians.values()) > 0
     assert all(f"| {name} |" in markdown for name in medians)
@@ -335,7 +393,8 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
     warm, cold = medians[_benchmark_startup.WARM], medians[_benchmark_startup.COLD]
     assert ratio == pytest.approx(warm / cold)
     reached = [goal["reached"] for goal in result["goals"]]
-    assert reached == [warm, medians[_benchmark_startup.OWN_IMPORT], result["peak_bytes"]]
+    imports = medians[_benchmark_startup.EXPERIMENT_IMPORT]
+    assert reached == [warm, imports, result["peak_bytes"]]
     assert 5e7 < result["peak_bytes"] < 1e10
     # The epoch is compiled where the cache is empty, and found where it is filled. (Programs
     # that compile in a moment are kept or not as the clock has it, so they are not counted.)
@@ -527,14 +586,19 @@ def goal_of(what: str, goal: float, reached: float, *, at_most: bool) -> dict:
 
 
 def test_the_goals_of_all_jobs_are_one_page(tmp_path, capsys):
-    fast = {"goals": [goal_of("times torch", 1.4, 1.26, at_most=False)]}
-    start = {
+    where = {"commit": "abc", "machine": {"cpu_model": "a CPU"}}
+    fast = where | {"goals": [goal_of("times torch", 1.4, 1.26, at_most=False)]}
+    start = where | {
         "goals": [
             goal_of("seconds", 6, 4.5, at_most=True),
             goal_of("bytes", 7e8, 8.7e8, at_most=True),
         ]
     }
-    for job, result in (("single", fast), ("startup", start), ("growth", {})):
+    # Older measurements have none, or have them in another form.
+    older = where | {"goals": {"times_pythae": 20}}
+    for job, result in (
+        ("single", fast), ("startup", start), ("growth", where), ("evaluation", older)
+    ):  # fmt: skip
         (tmp_path / f"{job}-cpu.json").write_text(json.dumps(result), encoding="utf-8")
     benchmark.gather(tmp_path, "cpu")
     lines = (tmp_path / "cpu.md").read_text("utf-8").splitlines()
@@ -545,7 +609,12 @@ def test_the_goals_of_all_jobs_are_one_page(tmp_path, capsys):
     ]
     with np.load(tmp_path / "cpu.npz") as arrays:
         np.testing.assert_allclose(arrays["shares"], [1.26 / 1.4, 6 / 4.5, 7 / 8.7])
-    assert json.loads((tmp_path / "cpu.json").read_text("utf-8"))["startup"] == start["goals"]
+    assert json.loads((tmp_path / "cpu.json").read_text("utf-8")) == {
+        "single": fast,
+        "startup": start,
+    }
+    benchmark.gather(tmp_path, "cpu", ["startup"])
+    assert "single" not in (tmp_path / "cpu.md").read_text("utf-8")
     with Image.open(tmp_path / "cpu.png") as image:
         assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
 
@@ -561,10 +630,12 @@ def test_all_jobs_are_run_and_a_failed_one_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"^all: tabular failed"):
         benchmark.run(Config(benchmark.All(output_dir=tmp_path, overwrite=True)))
     flags = ["--output-dir", str(tmp_path), "--overwrite"]
-    assert commands == [[job, *flags] for job in benchmark.JOBS]
+    assert [words[0] for words in commands] == [job.split("-")[0] for job in benchmark.JOBS]
+    assert commands[:2] == [["single", *flags], ["single", "--network", "conv", *flags]]
+    assert all(words[-3:] == flags for words in commands)
     commands.clear()
     benchmark.run(Config(benchmark.All(output_dir=tmp_path, device="gpu")))
-    assert commands == [["sweep", *flags[:2], "--device", "gpu"]]
+    assert commands == [["sweep", "--device", "gpu", *flags[:2]]]
 
 
 def test_the_bytes_of_a_step_by_hand():

@@ -600,10 +600,30 @@ def test_ctrl_c_outside_training_is_not_a_traceback(monkeypatch, tmp_path):
     assert tree(tmp_path) == {}
 
 
+@pytest.mark.parametrize("name", ["SIG_IGN", "default_int_handler"])
+def test_ctrl_c_means_what_it_did_when_all_is_imported(name):
+    """A background job of a script goes on ignoring it."""
+    code = (
+        "import signal, sys; sys.argv = ['-m']; "
+        f"before = signal.{name}; signal.signal(signal.SIGINT, before); "
+        "import experiments; meanwhile = signal.getsignal(signal.SIGINT); experiments.started(); "
+        "print(meanwhile is before, signal.getsignal(signal.SIGINT) is before)"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(name == "SIG_IGN"), "True"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells")
 def test_ctrl_c_while_it_is_being_imported_is_one_line(tmp_path):
     where = {"cwd": tmp_path, "env": environment(), "text": True}
-    with subprocess.Popen(command(*TINY), stderr=subprocess.PIPE, **where) as process:
+    # As from a terminal: the tests may run in the background, where Ctrl-C is ignored.
+    heed = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    words = [sys.executable, "-c", heed, *command(*TINY)[1:]]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, **where) as process:
         loaded = Path(f"/proc/{process.pid}/maps")
         while process.poll() is None and "multiarray" not in loaded.read_text("utf-8"):
             time.sleep(0.01)

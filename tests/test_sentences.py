@@ -223,9 +223,9 @@ def test_characters_keep_capitals_and_single_spaces(read):
     ("content", "said"),
     [
         (b"", "the file is empty"),
-        (b" \n\t\r\n\n", "at least 2 sentences are needed, but there are 0"),
-        (b"\xef\xbb\xbf", "at least 2 sentences are needed, but there are 0"),
-        (b"one line\n\n", "at least 2 sentences are needed, but there are 1"),
+        (b" \n\t\r\n\n", "at least 2 sentences are needed, found 0"),
+        (b"\xef\xbb\xbf", "at least 2 sentences are needed, found 0"),
+        (b"one line\n\n", "at least 2 sentences are needed, found 1"),
         (b"caf\xe9\nlast", "not UTF-8 at byte 3"),
         ("one\ntwo".encode("utf-16"), "not UTF-8 at byte 0"),
         (b"one\ntw\0o\n", "a NUL byte at byte 6"),

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -302,6 +303,8 @@ UNASKABLE = {
     ("generate", RUN, "--model", "ghost"): "--model ghost: one of without_z-seed0 without_z-seed1",
     ("generate", RUN, "--number", "0"): "--number 0: a whole number of 1 or more",
     ("generate", RUN, "--top-k", "0"): "--top-k 0: a whole number of 1 or more",
+    ("generate", RUN, "--top-k", "999"): "--top-k 999: at most the 285 of the vocabulary",
+    ("nearest", RUN, "the .", "--number", "999"): "--number 999: at most the 400 different",
     ("generate", RUN, "--temperature", "-1"): "--temperature -1.0: a finite number of 0 or more",
     ("generate", RUN, "--temperature", "inf"): "--temperature inf: a finite number",
     ("generate", RUN, "--temperature", "2", "--greedy"): "not together with --greedy",
@@ -383,6 +386,38 @@ def test_a_finished_run_is_taken_up_as_it_is(characters):
     assert {name: (run / name).read_bytes() for name in names} == before
 
 
+def test_a_changed_text_is_not_gone_on_with(characters):
+    """Neither by a finished run nor by one that was stopped, of which no end was written."""
+    folder, run = characters.folder, characters.run
+    path, names = folder / "t.txt", ("summary.json", "metrics.csv", "provenance.json")
+    written, before = path.read_bytes(), {name: (run / name).read_bytes() for name in names}
+    found = read_json(run / "provenance.json")
+    stopped = found["runs"][-1] | {"finished": None, "wall_time_seconds": None}
+    try:
+        path.write_bytes(written.replace(b"cat", b"cow"))
+        said = "the run to resume was started with other data (t.txt, 12 sentences)"
+        for entry in (found["runs"][-1], stopped):
+            (run / "provenance.json").write_text(json.dumps({"runs": [entry]}), "utf-8")
+            assert_refused(call(text, folder, *CHARACTERS, "--resume"), said)
+            assert_refused(call(text, folder, "generate", str(run)), "trained on other data")
+        (run / "provenance.json").write_bytes(before["provenance.json"])
+    finally:
+        path.write_bytes(written)
+    assert {name: (run / name).read_bytes() for name in names} == before
+
+
+def test_a_text_that_was_moved_is_found(characters, tmp_path):
+    folder, run = characters.folder, characters.run
+    (folder / "t.txt").rename(tmp_path / "t.txt")
+    try:
+        assert_refused(call(text, folder, "generate", str(run)), "t.txt: No such file")
+        flags = ("--number", "1", "--data-dir", str(tmp_path))
+        done = call(text, folder, "generate", str(run), *flags)
+        assert (done.code, done.err) == (0, "")
+    finally:
+        (tmp_path / "t.txt").rename(folder / "t.txt")
+
+
 def test_a_diverged_model_that_is_asked_says_so(characters):
     name = "none-learning_rate1e+30-seed0"
     flags = ("--number", "1", "--model", name)
@@ -408,8 +443,8 @@ def test_a_run_can_be_evaluated(characters):
 
 BAD = {
     b"": "the file is empty",
-    b"\n \n\n": "at least 2 sentences are needed, but there are 0",
-    b"one line alone\n": "at least 2 sentences are needed, but there are 1",
+    b"\n \n\n": "at least 2 sentences are needed, found 0",
+    b"one line alone\n": "at least 2 sentences are needed, found 1",
     b"the cat\nno \xff no\n": "not UTF-8 at byte 11",
     b"the cat\0\nthe cat\n": "a NUL byte at byte 7",
     b"go go\ngo go\ngo\n": "has size 1, but at least 2 words",
@@ -469,6 +504,7 @@ REFUSED = {
     ("--text-file", "t.txt", "--dataset", "grammar"): "not together with --text-file",
     ("--text-file", "t.txt", "--sentences", "9"): "--sentences 9: belongs to --dataset grammar",
     ("--text-file", "absent.txt"): "absent.txt: No such file",
+    ("--data-dir", "."): "--data-dir .: the grammar has no files",
     ("--text-file", "t.txt", "--max-length", "0"): "--max-length 0: a whole number of 2 or more",
     ("--text-file", "t.txt", "--max-length", "1"): "--max-length 1: a whole number of 2 or more",
     ("--text-file", "t.txt", "--max-words", "1"): "--max-words 1: a whole number of 2 or more",
@@ -629,33 +665,48 @@ def test_a_slice_without_a_model_that_has_z_has_nothing_to_compare(tmp_path, sen
     assert not folder.figures.exists()
 
 
+def cut_up(run: Path, joined: Path) -> None:
+    """A run as three slices would have left it, but for their checkpoints."""
+    whole, config = (read_json(run / f"{name}.json") for name in ("summary", "config"))
+    first, *lines = (run / "metrics.csv").read_text("utf-8").splitlines()
+    for number in (1, 2, 3):
+        own = whole["members"][number - 1 :: 3]
+        for one in own:
+            one["also"].pop("gain")
+        rows = [line for line in lines if any(f"{one['name']}," in line for one in own)]
+        part = joined / "shards" / f"{number}-of-3"
+        part.mkdir(parents=True)
+        held = {"config": config | {"shard": f"{number}/3"}, "summary": whole | {"members": own}}
+        for name, content in held.items():
+            (part / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        (part / "metrics.csv").write_text("\n".join([first, *rows]) + "\n", encoding="utf-8")
+        shutil.copy(run / "provenance.json", part)
+
+
 def test_slices_are_joined_to_the_report_of_the_whole(home, tmp_path):
     """What z buys too, though a slice may lack the decoder without z."""
     run, joined = home / RUN, tmp_path / "results/text/joined"
-    whole = read_json(run / "summary.json")
-    lines = (run / "metrics.csv").read_text("utf-8").splitlines()
-    config = read_json(run / "config.json")
-    for number in (1, 2, 3):
-        own = whole["members"][number - 1 :: 3]
-        names = [one["name"] for one in own]
-        rows = [line for line in lines[1:] if any(f"{name}," in line for name in names)]
-        for one in own:
-            one["also"].pop("gain")
-        part = joined / "shards" / f"{number}-of-3"
-        part.mkdir(parents=True)
-        for name, held in (("config", config | {"shard": f"{number}/3"}),
-                           ("summary", whole | {"members": own})):  # fmt: skip
-            (part / f"{name}.json").write_text(json.dumps(held), encoding="utf-8")
-        (part / "metrics.csv").write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
+    cut_up(run, joined)
     done = call(text, tmp_path, "--merge", str(joined))
     assert (done.code, done.err) == (0, "")
     for name in ("text.md", "table.md", "metrics.csv"):
         assert (joined / name).read_bytes() == (run / name).read_bytes()
-    assert (
-        read_json(joined / "summary.json")["members"] == read_json(run / "summary.json")["members"]
-    )
+    found, whole = (read_json(path / "summary.json") for path in (joined, run))
+    assert found["members"] == whole["members"]
     for name in ("remedies", "neg_log_likelihood"):
         assert_drawn(joined / "figures" / f"{name}.png")
+
+
+def test_slices_of_another_text_are_not_joined(home, tmp_path):
+    joined = tmp_path / "results/text/joined"
+    cut_up(home / RUN, joined)
+    provenance = joined / "shards" / "2-of-3" / "provenance.json"
+    found = read_json(provenance)
+    found["runs"][-1]["data"]["sha256"] = {"train": "0"}
+    provenance.write_text(json.dumps(found), encoding="utf-8")
+    done = call(text, tmp_path, "--merge", str(joined))
+    assert_refused(done, "2-of-3: trained on other data", "their SHA-256 differ")
+    assert [path.name for path in joined.iterdir()] == ["shards"]
 
 
 @pytest.mark.parametrize(

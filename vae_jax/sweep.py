@@ -400,7 +400,9 @@ def plan_chunks(
             two = bytes_of(2 * shards)
             per_member = max(1, bytes_of(3 * shards) - two)
             fixed = max(0, two - 2 * per_member)
-            chunk = max(1, (usable - fixed) // per_member) * shards
+            # Whatever these two tell, all of them did not fit.
+            each = min((usable - fixed) // per_member, -(-members // shards) - 1)
+            chunk = max(1, each) * shards
     number = -(-members // min(members, chunk or members))
     least, more = divmod(members, number)
     sizes = (least + 1,) * more + (least,) * (number - more)

@@ -162,7 +162,7 @@ def read_text_file(path: Path, rules: TextRules = DEFAULT_RULES) -> Sentences:
     content = read_bytes(path)
     lines = _not_blank(_lines(content))
     if len(lines) < 2:
-        raise DataError(f"{path}: at least 2 sentences are needed, but there are {len(lines)}")
+        raise DataError(f"{path}: at least 2 sentences are needed, found {len(lines)}")
     sentences = _tokenize(path.stem, str(path), _split(lines), KINDS, rules)
     return sentences._replace(
         source=f"{path.name}, {len(lines):,} sentences",
