@@ -323,6 +323,7 @@ def test_the_runs_of_a_command_that_was_stopped_are_resumed_or_begun(tmp_path):
 def test_each_digit_is_left_out_once_in_images_too(tmp_path):
     """Without MNIST the experiment takes the digits of scikit-learn, and says so."""
     flags = ("--dataset", "mnist", "--seed", "0", "--epochs", "1", "--hidden", "8")
+    flags = (*flags, "--figures", "none")
     done = call(anomaly, tmp_path, *flags, "--num-samples", "2")
     assert done.code == 0, done.err
     assert "digits" in done.err
