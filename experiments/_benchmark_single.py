@@ -327,7 +327,7 @@ def first_epochs(
 @contextlib.contextmanager
 def compiled_anew() -> Iterator[None]:
     """What an earlier benchmark compiled is not found, by JAX or by PyTorch."""
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
     jax.config.update("jax_enable_compilation_cache", False)
     try:
