@@ -151,7 +151,7 @@ def load_run(path: Path, data_dir: Path | None = None) -> Run:
     config, task = prepare(config)
     slices = []
     for folder, saved in zip(folders, configs, strict=True):
-        check_data(folder, task)
+        folder.check_same_data(task.source)
         members = task.members
         if saved.get("shard") is not None:
             number, count = slice_of(saved["shard"])
@@ -217,20 +217,3 @@ def as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:
 def _options(hint: Any) -> tuple[Any, ...]:
     is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return typing.get_args(hint) if is_union else (hint,)
-
-
-def check_data(folder: RunFolder, task: Task) -> None:
-    """Refuse data that are not those the run was trained on."""
-    if not (folder.path / "provenance.json").exists():
-        print(
-            f"warning: {folder.path}: stopped before its end, so it is not known whether the data "
-            "are still those it was trained on",
-            file=sys.stderr,
-        )
-        return
-    trained_on = folder.read_json("provenance.json")["runs"][-1]["data"]
-    if trained_on.get("sha256") != task.source.get("sha256"):
-        raise UsageError(
-            f"{folder.path}: trained on other data ({trained_on.get('source')}) than there are now "
-            f"({task.source.get('source')}): their SHA-256 differ"
-        )

@@ -273,19 +273,24 @@ class RunFolder:
                 )
 
     def check_same_data(self, source: Mapping[str, Any]) -> None:
-        """Refuse to resume a run on other data than it was started with.
+        """Refuse data that are not those the run was trained on; warn where that is not known.
 
         Raises:
             UsageError: naming both.
         """
         if not (self.path / "provenance.json").exists():
-            return  # of an earlier version, which wrote it at the end
+            # Stopped as it began; earlier versions wrote it at the end.
+            print(
+                f"warning: {self.path}: no provenance.json, so it is not known whether the data "
+                "are still those it was trained on",
+                file=sys.stderr,
+            )
+            return
         before = self.read_json("provenance.json")["runs"][-1]["data"]
         if before.get("sha256") != source.get("sha256"):
             raise UsageError(
-                f"{self.path}: the run to resume was started with other data "
-                f"({before.get('source')}) than there are now ({source.get('source')}): their "
-                "SHA-256 differ"
+                f"{self.path}: trained on other data ({before.get('source')}) than there are now "
+                f"({source.get('source')}): their SHA-256 differ"
             )
 
     def create(self, config: Any, *, overwrite: bool) -> None:

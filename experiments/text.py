@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from experiments._distributed import connected
 from experiments._grid import Axis, Member, grid, short, shown_axes
-from experiments._loaded import as_config, check_data
+from experiments._loaded import as_config
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options, folder_name
 from experiments._run import RunFolder, as_words, check, check_members, flag_of, main
@@ -290,7 +290,7 @@ def concluding(data_dir: Path | None, slices: list[RunFolder]) -> Conclude | Non
         config = dataclasses.replace(config, data_dir=data_dir)
     task = prepare(config)[1]
     for folder in slices:
-        check_data(folder, task)
+        folder.check_same_data(task.source)
     return task.conclude
 
 

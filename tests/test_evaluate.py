@@ -147,11 +147,11 @@ def test_a_run_that_goes_on_loses_its_evaluation(copied):
     assert not (copied / "evaluation").exists()
 
 
-def test_a_run_that_was_stopped_is_evaluated_with_a_warning(copied):
+def test_a_run_that_does_not_tell_its_data_is_evaluated_with_a_warning(copied):
     (copied / "provenance.json").unlink()
     done = call(evaluate, copied, str(copied), *QUICK)
     assert done.code == 0
-    assert "stopped before its end, so it is not known whether the data are still" in done.err
+    assert "no provenance.json, so it is not known whether the data are still" in done.err
 
 
 def test_a_slice_is_a_run(tmp_path):
