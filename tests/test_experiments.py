@@ -37,7 +37,7 @@ from command_line import (
 from PIL import Image
 from test_train import assert_same_bits
 
-from experiments import mnist
+from experiments import _train, mnist
 from experiments._images import ImagePictures
 from experiments._options import RunOptions
 from experiments._progress import clock
@@ -385,6 +385,26 @@ def test_a_sweep_that_does_not_fit_the_memory_is_cut_into_chunks(sweep, monkeypa
     assert rows_of(again.run) == rows_of(whole.run)
     refusal = refused(call(tmp_path, *flags, "--epochs", "4", "--resume", "--chunk", "4"))
     assert "--chunk 4: the run to resume was started with 1" in refusal
+
+
+def test_a_sweep_that_does_not_even_compile_whole_is_cut_into_chunks(sweep, monkeypatch, tmp_path):
+    compiled = _train._compiled
+
+    def of_a_small_device(loop, chunk):
+        if chunk.size == 4:
+            raise jax.errors.JaxRuntimeError(f"{reason}: 4 members")
+        return compiled(loop, chunk)
+
+    monkeypatch.setattr(_train, "_compiled", of_a_small_device)
+    flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")
+    reason = "RESOURCE_EXHAUSTED"
+    done = good(call(tmp_path, *flags, draw=False))
+    assert "4 models (map) in 2 chunks of 2: " in done.out
+    assert rows_of(done.run) == rows_of(sweep.run)
+    # Only for want of memory.
+    reason = "INTERNAL"
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"^INTERNAL"):
+        call(tmp_path, *flags, "--overwrite", draw=False)
 
 
 def test_the_product_of_swept_settings_is_trained(tmp_path):

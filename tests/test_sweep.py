@@ -632,6 +632,13 @@ def test_a_fifth_of_the_memory_is_left(members, sizes):
     assert measured == ([75] if members == 75 else [members, 2, 3])
 
 
+def test_what_did_not_fit_is_not_trained_whole_whatever_two_and_three_tell():
+    """Ten take more than their line says: 900 of 800 bytes, where it says 120."""
+    plan = plan_chunks(10, {10: 900, 2: 40, 3: 50}.__getitem__, 1000)
+    assert plan.sizes == (5, 5)
+    assert plan_chunks(1, {1: 900, 2: 40, 3: 50}.__getitem__, 1000).sizes == (1,)
+
+
 @pytest.mark.parametrize(("members", "chunk"), [(0, None), (3, 0)])
 def test_a_plan_of_nothing_is_refused(members, chunk):
     with pytest.raises(ValueError, match=f"{members} members in chunks of {chunk}"):
