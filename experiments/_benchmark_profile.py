@@ -9,15 +9,13 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from experiments._benchmark_job import Job, begin, check_counts, subject
-from experiments._benchmark_single import Single, architecture, problem_of, resolved
+from experiments._benchmark_job import check_counts, subject
+from experiments._benchmark_model import OneModel, architecture, begin_model, check_model
 from experiments._peers import LEARNING_RATE, trainer_of
-from experiments._run import check
 from experiments._timing import Bystanders, machine, seconds_of, write_results
 from vae_jax.types import Hyper
 
@@ -36,17 +34,9 @@ _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
-class Profile(Job):
+class Profile(OneModel):
     """The time of each operation in an epoch of one VAE, on the CPU."""
 
-    network: Literal["mlp", "conv"] = "mlp"
-    """As of `single`."""
-    hidden: tuple[int, ...] | None = None
-    """Widths of the encoder's dense layers, as of `single`."""
-    latent_dim: int | None = None
-    """Dimensions of the latent z, as of `single`."""
-    batch_size: int = 128
-    """Images in a minibatch."""
     instructions: int = 12
     """How many are listed, the costliest first."""
 
@@ -57,21 +47,10 @@ def run(config: Profile) -> None:
     Raises:
         UsageError: if a setting, the data or the folder does not allow it.
     """
-    model = resolved(
-        Single(
-            network=config.network,
-            hidden=config.hidden,
-            latent_dim=config.latent_dim,
-            batch_size=config.batch_size,
-        )
-    )
-    check_counts(model, "hidden", "latent_dim", "batch_size")
+    check_model(config)
     check_counts(config, "instructions")
-    job = "profile" if config.network == "mlp" else f"profile-{config.network}"
-    files, images = begin(job, config)
-    batch, total = config.batch_size, len(images.train_images)
-    check(batch <= total, "--batch-size", batch, f"at most the {total} images of {images.name}")
-    problem = problem_of(model, images.train_images)
+    begun = begin_model("profile", config)
+    problem, batch = begun.problem, config.batch_size
     trainer = trainer_of(problem.vae, batch)
     hyper = jax.tree.map(jnp.float32, Hyper(learning_rate=LEARNING_RATE))
     state = trainer.init(jax.random.key(0), hyper)
@@ -99,8 +78,8 @@ def run(config: Profile) -> None:
     by_kind = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
     costly = sorted(times, key=lambda name: -times[name])[: config.instructions]
     result = {
-        **subject(job, config, images),
-        "architecture": architecture(model, images.train_images[0].size),
+        **subject(begun.job, config, begun.images),
+        "architecture": architecture(config, begun.pixels),
         "seconds_per_epoch": plain,
         "seconds_per_epoch_profiled": traced,
         "seconds_of_all_threads": busy,
@@ -118,21 +97,21 @@ def run(config: Profile) -> None:
     }
     listed = ", ".join(f"`{n}` ({kinds[n]}) {100 * times[n] / busy:.1f}%" for n in costly)
     write_results(
-        files,
-        f"VAE {result['architecture']} on {images.name}, batch {batch}: an epoch's time, CPU",
+        begun.files,
+        f"VAE {result['architecture']} on {begun.images.name}, batch {batch}: an epoch's time, CPU",
         result,
         [
             {"": kind, "seconds": f"{s:.3f}", "share": f"{100 * s / busy:.1f}%"}
             for kind, s in by_kind.items()
         ],
-        f"One epoch, {total // batch * batch} images, in {plain:.2f} s, with the profiler in "
+        f"One epoch, {begun.steps * batch} images, in {plain:.2f} s, with the profiler in "
         f"{traced:.2f} s. Seconds are those of XLA's instructions, the threads added up; what "
         "threads wait for each other is in none of them. An instruction that fuses several "
         "operations counts as the first of: matrix product, gathering, random numbers, exp or "
         "log; then, if it makes an array of a weight's shape, Adam.",
         f"The costliest instructions of a step: {listed}.",
     )
-    print(f"{files.name}.json and .md are in {files.parent}")
+    print(f"{begun.files.name}.json and .md are in {begun.files.parent}")
 
 
 def instruction_seconds(folder: Path) -> tuple[dict[str, float], dict[str, int]]:

@@ -1,28 +1,29 @@
-"""One fully connected VAE beside its peers: `python -m experiments.benchmark single`."""
+"""One VAE beside its peers: `python -m experiments.benchmark single`."""
 
 import contextlib
 import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments._benchmark_cost import (
-    Cost,
-    copy_ceiling,
-    layers_of,
-    step_cost,
-    training_products,
+from experiments._benchmark_cost import copy_ceiling, step_cost, training_products
+from experiments._benchmark_job import Goal, check_counts, said_of, subject
+from experiments._benchmark_model import (
+    Begun,
+    OneModel,
+    architecture,
+    begin_model,
+    check_model,
+    dense_layers,
 )
-from experiments._benchmark_job import Goal, Job, begin, check_counts, said_of, subject
 from experiments._peers import (
     OURS,
-    Images,
     Peer,
     Problem,
     import_torch,
@@ -35,9 +36,9 @@ from experiments._peers import (
 )
 from experiments._peers_conv import CONV
 from experiments._peers_pythae import import_pythae, pythae_peer
-from experiments._run import check
 from experiments._timing import (
     Bystanders,
+    Turns,
     alternate,
     compared,
     machine,
@@ -47,9 +48,6 @@ from experiments._timing import (
     write_results,
 )
 from vae_jax import figures
-from vae_jax.likelihoods import bernoulli
-from vae_jax.model import make_vae
-from vae_jax.networks import CONV_CHANNELS, NETWORKS
 
 PRODUCTS = "matrix products"
 COMPILED = "torch-compiled"
@@ -99,11 +97,10 @@ CONV_PEERS = {
     ),
 }
 PEERS = {"mlp": MLP_PEERS, "conv": CONV_PEERS}
-SIZES = {"mlp": ((400,), 20), "conv": ((256,), 2)}  # dense layers and z, unless they are given
 
 
 @dataclasses.dataclass(frozen=True)
-class Single(Job):
+class Single(OneModel):
     """Time per epoch of one VAE, against PyTorch, a plain JAX loop, and for `mlp` pythae.
 
     All start from the same weights and train the same model with the same optimiser, in
@@ -112,20 +109,10 @@ class Single(Job):
     compiler is left out, and so is said.
     """
 
-    network: Literal["mlp", "conv"] = "mlp"
-    """Fully connected, or convolutions of 32 and 64 channels before the dense layers."""
     epochs_per_turn: int = 1
     """Epochs of one peer before the next has its turn."""
     turns: int = 5
     """How often each has its turn; an epoch that compiles and warms up precedes them."""
-    hidden: tuple[int, ...] | None = None
-    """Widths of the encoder's dense layers, 400 or for conv 256; the decoder mirrors them."""
-    latent_dim: int | None = None
-    """Dimensions of the latent z, 20 or for conv 2."""
-    batch_size: int = 128
-    """Images in a minibatch; the remainder of an epoch that fills none is left out."""
-    seed: int = 0
-    """Of the weights, the shuffling and the noise."""
 
 
 def run(config: Single) -> None:
@@ -135,54 +122,42 @@ def run(config: Single) -> None:
         UsageError: if PyTorch or pythae is missing, or a setting, the data or the folder does
             not allow it.
     """
-    config = resolved(config)
-    check_counts(config, "epochs_per_turn", "turns", "hidden", "latent_dim", "batch_size")
-    check(0 <= config.seed < 2**32, "--seed", config.seed, "0 to 2^32 - 1 is needed")
+    check_model(config)
+    check_counts(config, "epochs_per_turn", "turns")
+    table = PEERS[config.network]
     import_torch()
-    if "pythae" in PEERS[config.network]:
+    if "pythae" in table:
         import_pythae()
-    job = "single" if config.network == "mlp" else f"single-{config.network}"
-    files, images = begin(job, config)
-    batch, total = config.batch_size, len(images.train_images)
-    check(batch <= total, "--batch-size", batch, f"at most the {total} images of {images.name}")
-
-    problem = problem_of(config, images.train_images)
-    pixels, steps = images.train_images[0].size, total // batch
-    layers = layers_of(pixels, config.hidden or (), config.latent_dim or 1)
+    begun = begin_model("single", config)
     bystanders = Bystanders()
     with compiled_anew():
-        peers, first = first_epochs(PEERS[config.network], problem)
-    rows = {name: PEERS[config.network][name] for name in peers}
+        peers, first = first_epochs(table, begun.problem)
     measures = {name: partial(seconds_of, peer.epoch) for name, peer in peers.items()}
     if config.network == "mlp":
-        measures[PRODUCTS] = partial(seconds_of, training_products(layers, batch, steps))
+        layers = dense_layers(config, begun.pixels)
+        measures[PRODUCTS] = partial(
+            seconds_of, training_products(layers, config.batch_size, begun.steps)
+        )
         measures[PRODUCTS]()
     turns = alternate(measures, turns=config.turns, calls=config.epochs_per_turn)
 
     found = {name: spread(turns[name]) | compared(turns[name], turns[OURS]) for name in turns}
-    per_epoch = steps * batch
-    goals = [
-        Goal(f"times {name}, an epoch", goal, found[name]["median_of_turn_ratios"])
-        for name, goal in GOALS[config.network].items()
-    ]
-    limits, said = {}, []
-    if config.network == "mlp":
-        limits = limits_of(found[PRODUCTS], step_cost(layers, batch), steps)
-        share = limits["share_of_matrix_products"]
-        goals.append(Goal("share of the matrix products' rate", SHARE_GOAL, share))
-        said = [told(limits)]
+    goals = goals_of(config, found)
+    limits = limits_of(config, begun, found[PRODUCTS]) if PRODUCTS in found else {}
+    per_epoch = begun.steps * config.batch_size
+    vae, test_images = begun.problem.vae, begun.images.test_images
     result = {
-        **subject(job, config, images),
-        "architecture": architecture(config, pixels),
+        **subject(begun.job, config, begun.images),
+        "architecture": architecture(config, begun.pixels),
         "images_per_epoch": per_epoch,
         "epochs": 1 + config.turns * config.epochs_per_turn,
         "peers": {
             name: {
-                "description": rows[name].description,
+                "description": table[name].description,
                 "first_epoch_seconds": first[name],
                 **found[name],
                 "images_per_second": per_epoch / found[name]["median_seconds"],
-                "test_neg_elbo": neg_elbo_of(problem.vae, peer.params(), images.test_images),
+                "test_neg_elbo": neg_elbo_of(vae, peer.params(), test_images),
             }
             for name, peer in peers.items()
         },
@@ -190,8 +165,18 @@ def run(config: Single) -> None:
         "goals": [goal.as_json() for goal in goals],
         "machine": machine(bystanders),
     }
-    usual = f"{USUAL_EPOCHS} epochs"
-    cells = [
+    _write(config, begun, result, goals, turns)
+
+
+def _write(
+    config: Single,
+    begun: Begun,
+    result: dict[str, Any],
+    goals: Sequence[Goal],
+    turns: Mapping[str, Turns],
+) -> None:
+    usual, rest = f"{USUAL_EPOCHS} epochs", USUAL_EPOCHS - 1
+    rows = [
         {
             "peer": name,
             **{which: f"{peer[f'{which}_seconds']:.3f}" for which in ("median", "min", "max")},
@@ -199,73 +184,62 @@ def run(config: Single) -> None:
             "times ours": f"{peer['ratio_of_medians']:.2f}",
             "by turns": f"{peer['median_of_turn_ratios']:.2f}",
             "first epoch": f"{peer['first_epoch_seconds']:.2f}",
-            usual: f"{first[name] + (USUAL_EPOCHS - 1) * peer['median_seconds']:.1f}",
+            usual: f"{peer['first_epoch_seconds'] + rest * peer['median_seconds']:.1f}",
             f"-ELBO, {result['epochs']} epochs": f"{peer['test_neg_elbo']:.2f}",
         }
         for name, peer in result["peers"].items()
     ]
-    title = f"VAE {result['architecture']} on {images.name}, batch {batch}"
+    title = f"VAE {result['architecture']} on {begun.images.name}, batch {config.batch_size}"
     write_results(
-        files,
+        begun.files,
         f"{title}: seconds per epoch, CPU",
         result,
-        cells,
-        f"An epoch is {per_epoch} images. Median, minimum and maximum over {config.turns} turns "
-        f"of {config.epochs_per_turn}, in which the peers alternate in one process. Times ours: "
-        "ratio of the medians; by turns: median of the ratios within a turn. The first epoch "
-        "has what precedes it, the copies of the data and compilation without a cache, and is not "
-        f"in the others; {usual}: it and {USUAL_EPOCHS - 1} medians, what a user waits for. "
-        "All start from the same weights; -ELBO is in nats per image on the whole test split, "
-        "with the same noise for each.",
-        *said,
+        rows,
+        f"An epoch is {result['images_per_epoch']} images. Median, minimum and maximum over "
+        f"{config.turns} turns of {config.epochs_per_turn}, in which the peers alternate in one "
+        "process. Times ours: ratio of the medians; by turns: median of the ratios within a "
+        "turn. The first epoch has what precedes it, the copies of the data and compilation "
+        f"without a cache, and is not in the others; {usual}: it and {rest} medians, "
+        "what a user waits for. All start from the same weights; -ELBO is in nats per image on "
+        "the whole test split, with the same noise for each.",
+        *([told(result["limits"])] if result["limits"] else []),
         said_of(goals),
         "\n".join(
-            f"- `{name}`: {row.description}" + ("" if name in rows else "; failed here, left out")
+            f"- `{name}`: {row.description}"
+            + ("" if name in result["peers"] else "; failed here, left out")
             for name, row in PEERS[config.network].items()
         ),
     )
     seconds = {name.replace(" ", "_"): np.array(turns[name]) for name in turns}
-    figures.save(single_figure(title, turns), files.with_suffix(".png"), **seconds)
-    print(f"{files.name}.json, .md and .png are in {files.parent}")
+    figures.save(single_figure(title, turns), begun.files.with_suffix(".png"), **seconds)
+    print(f"{begun.files.name}.json, .md and .png are in {begun.files.parent}")
 
 
-def resolved(config: Single) -> Single:
-    """The configuration with the sizes that its network has by default."""
-    hidden, latent_dim = SIZES[config.network]
-    return dataclasses.replace(
-        config,
-        hidden=hidden if config.hidden is None else config.hidden,
-        latent_dim=latent_dim if config.latent_dim is None else config.latent_dim,
-    )
+def goals_of(config: Single, found: Mapping[str, Mapping[str, Any]]) -> list[Goal]:
+    """What is to be reached, and what was, from the times compared with ours."""
+    goals = [
+        Goal(f"times {name}, an epoch", goal, found[name]["median_of_turn_ratios"])
+        for name, goal in GOALS[config.network].items()
+    ]
+    if PRODUCTS in found:
+        share = found[PRODUCTS]["median_of_turn_ratios"]
+        goals.append(Goal("share of the matrix products' rate", SHARE_GOAL, share))
+    return goals
 
 
-def problem_of(config: Single, images: Images) -> Problem:
-    """The model that a checked configuration describes, with fresh weights, and its data."""
-    config = resolved(config)
-    assert config.hidden is not None
-    assert config.latent_dim is not None
-    x_shape, likelihood = images.shape[1:], bernoulli()
-    sizes = {"x_shape": x_shape, "latent_dim": config.latent_dim}
-    encoder, decoder = NETWORKS[config.network](
-        config.hidden, theta_dim=likelihood.theta_dim, **sizes
-    )
-    vae = make_vae(encoder, decoder, likelihood, **sizes)
-    params = vae.init(jax.random.key(config.seed))
-    return Problem(vae, config.batch_size, config.seed, params, images)
-
-
-def limits_of(products: dict[str, Any], cost: Cost, steps: int) -> dict[str, Any]:
+def limits_of(config: Single, begun: Begun, products: dict[str, Any]) -> dict[str, Any]:
     """How near an epoch is to what the machine can do.
 
     Args:
-        products: the times of its matrix products alone, compared with ours.
-        cost: of a step.
-        steps: in an epoch.
+        config: of the job.
+        begun: the same, with the data.
+        products: the times of an epoch's matrix products alone, compared with ours.
 
     Returns:
         The cost of an epoch, the rates of the matrix products and of a copy, and the share of
         the former that was reached.
     """
+    cost, steps = step_cost(dense_layers(config, begun.pixels), config.batch_size), begun.steps
     return {
         "flops_per_epoch": steps * cost.flops,
         "bytes_per_epoch": steps * cost.bytes,
@@ -287,12 +261,6 @@ def told(limits: dict[str, Any]) -> str:
         f"writes if no cache keeps it, {limits['bytes_per_epoch'] / 1e9:.1f} GB, would take "
         f"{seconds:.2f} s at the {limits['copied_bytes_per_second'] / 1e9:.1f} GB/s of a copy."
     )
-
-
-def architecture(config: Single, pixels: int) -> str:
-    """`784-400-20`, or of the convolutional network the channels and the dense layers."""
-    widths = [pixels] if config.network == "mlp" else [*CONV_CHANNELS]
-    return "-".join(map(str, [*widths, *(config.hidden or ()), config.latent_dim]))
 
 
 def first_epochs(

@@ -60,7 +60,7 @@ class TorchVAE(NamedTuple):
 
 
 class Twin(NamedTuple):
-    """Networks in PyTorch that are not the fully connected ones.
+    """The networks of a kind in PyTorch.
 
     Attributes:
         build: them, with the weights to start from.
@@ -94,6 +94,23 @@ def jax_peer(problem: Problem) -> Peer:
     return Peer(epoch, lambda: state.params)
 
 
+def plain_loss(vae: VAE, params: Params, eps: jax.Array, x: jax.Array) -> jax.Array:
+    """The negative ELBO of a minibatch (nats per image), written out as a user would.
+
+    Args:
+        vae: the model, of Bernoulli pixels.
+        params: its weights.
+        eps: [batch, latent], standard normal noise.
+        x: [batch, height, width, 1], intensities on [0, 1].
+    """
+    q = jax.vmap(vae.encode, (None, 0))(params, x)
+    z = q.mean + jnp.exp(q.log_var / 2) * eps
+    logits = jax.vmap(vae.decode, (None, 0))(params, z)[..., 0]
+    log_lik = -optax.sigmoid_binary_cross_entropy(logits, x).sum()
+    kl = -0.5 * jnp.sum(1 + q.log_var - q.mean**2 - jnp.exp(q.log_var))
+    return (kl - log_lik) / len(x)
+
+
 def jax_steps_peer(problem: Problem) -> Peer:
     """A JAX loop that dispatches every step, in the style of Flax's VAE example.
 
@@ -102,20 +119,11 @@ def jax_steps_peer(problem: Problem) -> Peer:
     """
     vae, batch = problem.vae, problem.batch_size
     optimizer = optax.adam(LEARNING_RATE)
-    encode = jax.vmap(vae.encode, (None, 0))
-    decode = jax.vmap(vae.decode, (None, 0))
-
-    def loss_of(params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
-        q = encode(params, x)
-        eps = jax.random.normal(key, q.mean.shape)
-        logits = decode(params, q.mean + jnp.exp(q.log_var / 2) * eps)[..., 0]
-        log_lik = -optax.sigmoid_binary_cross_entropy(logits, x).sum()
-        kl = -0.5 * jnp.sum(1 + q.log_var - q.mean**2 - jnp.exp(q.log_var))
-        return (kl - log_lik) / len(x)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Params, moments: Any, key: jax.Array, x: jax.Array) -> Any:
-        loss, gradient = jax.value_and_grad(loss_of)(params, key, x)
+        eps = jax.random.normal(key, (len(x), vae.latent_dim))
+        loss, gradient = jax.value_and_grad(plain_loss, 1)(vae, params, eps, x)
         updates, moments = optimizer.update(gradient, moments)
         return optax.apply_updates(params, updates), moments, loss
 
@@ -190,6 +198,10 @@ def torch_params(model: TorchVAE) -> Params:
     return {"encoder": layers(model.encoder), "decoder": layers(model.decoder)}
 
 
+# The fully connected networks; the convolutional ones are in `_peers_conv`.
+MLP = Twin(lambda problem: torch_vae(problem.params), torch_params)
+
+
 def torch_elbo_terms(model: TorchVAE, x: Any, eps: Any) -> tuple[Any, Any]:
     """The terms log p(x | z) and KL(q(z | x) || p(z)), each summed over a minibatch.
 
@@ -236,7 +248,7 @@ def torch_peer(
     device: str = "cpu",
     *,
     compiled: bool = False,
-    twin: Twin | None = None,
+    twin: Twin = MLP,
 ) -> Peer:
     """The eager PyTorch loop, with what is fast about it: float32 data in memory, fused Adam.
 
@@ -247,7 +259,7 @@ def torch_peer(
         batches_of: the minibatches of a tensor.
         device: where everything is, `cpu` or `cuda`.
         compiled: fuse the loss and its gradient by `torch.compile`, which needs a C++ compiler.
-        twin: the networks, the fully connected ones without it.
+        twin: the networks.
     """
     model, weights, batches = _torch_parts(problem, batches_of, device, twin)
     torch = import_torch()
@@ -261,8 +273,7 @@ def torch_peer(
         optimizer.step()
         return loss.detach()
 
-    params = torch_params if twin is None else twin.params
-    return Peer(functools.partial(_torch_epoch, step, batches), lambda: params(model))
+    return Peer(functools.partial(_torch_epoch, step, batches), lambda: twin.params(model))
 
 
 def torch_graph_peer(problem: Problem, device: str = "cuda") -> Peer:
@@ -274,7 +285,7 @@ def torch_graph_peer(problem: Problem, device: str = "cuda") -> Peer:
     Reference:
         https://docs.pytorch.org/docs/stable/notes/cuda.html#whole-network-capture
     """
-    model, weights, batches = _torch_parts(problem, tensor_batches, device)
+    model, weights, batches = _torch_parts(problem, tensor_batches, device, MLP)
     torch = import_torch()
     optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True, capturable=True)
     compiled = torch.compile(torch_elbo_terms)
@@ -325,13 +336,12 @@ def _torch_parts(
     problem: Problem,
     batches_of: Callable[[Any, int], Batches],
     device: str,
-    twin: Twin | None = None,
+    twin: Twin,
 ) -> tuple[TorchVAE, list[Any], Batches]:
     """The networks on a device, their weights, and the minibatches."""
     torch = import_torch()
     torch.manual_seed(problem.seed)
-    networks = torch_vae(problem.params) if twin is None else twin.build(problem)
-    model = TorchVAE(*(network.to(device) for network in networks))
+    model = TorchVAE(*(network.to(device) for network in twin.build(problem)))
     weights = [*model.encoder.parameters(), *model.decoder.parameters()]
     pixels = torch.from_numpy(problem.images.reshape(len(problem.images), -1)).to(device)
     return model, weights, batches_of(pixels.float() / 255, problem.batch_size)

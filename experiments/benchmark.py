@@ -37,7 +37,7 @@ from experiments._benchmark_tabular import Tabular
 from experiments._benchmark_text import Text
 from experiments._progress import console, table
 from experiments._report import markdown_table
-from experiments._run import RunFolder, UsageError, main
+from experiments._run import RunFolder, UsageError, check, main
 from vae_jax import figures
 
 PROG = "python -m experiments.benchmark"
@@ -61,6 +61,8 @@ class All(Output):
 
     device: Literal["cpu", "gpu"] = "cpu"
     """gpu: the one job that has a GPU to measure, sweep."""
+    gather_only: bool = False
+    """Measure nothing: write the page of the goals from the measurements that are there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,14 @@ def run_all(config: All) -> None:
     """Run every job, and gather what became of their goals.
 
     Raises:
-        UsageError: if one of them failed, after the others are done; saying which.
+        UsageError: if one of them failed, after the others are done; saying which. If none is
+            to run, and there is nothing to gather.
     """
+    folder = config.output_dir / "benchmark"
+    if config.gather_only:
+        needed = f"no measurement of the {config.device} with goals is there"
+        check(gather(folder, config.device), "--gather-only", folder, needed)
+        return
     shared = ["--output-dir", str(config.output_dir)]
     shared += ["--overwrite"] if config.overwrite else []
     failed, done = [], []
@@ -115,18 +123,21 @@ def run_all(config: All) -> None:
         print(f"{PROG} {' '.join([*words, *shared])}", flush=True)
         command = [sys.executable, "-m", "experiments.benchmark", *words, *shared]
         (failed if subprocess.run(command).returncode else done).append(job)
-    gather(config.output_dir / "benchmark", config.device, done)
+    gather(folder, config.device, done)
     if failed:
         raise UsageError(f"all: {' '.join(failed)} failed, as said above; the others are done")
 
 
-def gather(folder: Path, device: str, jobs: Sequence[str] = JOBS) -> None:
+def gather(folder: Path, device: str, jobs: Sequence[str] = JOBS) -> bool:
     """Write what the measurements in a folder say of their goals: `<device>.json`, .md and .png.
 
     Args:
         folder: of the measurements.
         device: that was measured, cpu or gpu.
         jobs: whose measurements.
+
+    Returns:
+        Whether there were any.
     """
     results: dict[str, dict[str, Any]] = {}
     for job in jobs:
@@ -137,7 +148,7 @@ def gather(folder: Path, device: str, jobs: Sequence[str] = JOBS) -> None:
             if result.get("goals") and isinstance(result["goals"], list):
                 results[job] = {key: result[key] for key in ("goals", "commit", "machine")}
     if not results:
-        return
+        return False
     RunFolder(folder).write_json(f"{device}.json", results)
     found = {job: result["goals"] for job, result in results.items()}
     columns = ["", "reached", "goal", ""]
@@ -164,6 +175,8 @@ def gather(folder: Path, device: str, jobs: Sequence[str] = JOBS) -> None:
     ]
     shares = np.array([_share(goal) for goal in every])
     figures.save(goals_figure(title, every), folder / f"{device}.png", shares=shares)
+    print(f"{device}.json, .md and .png are in {folder}")
+    return True
 
 
 def _share(goal: Goal) -> float:

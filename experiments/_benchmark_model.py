@@ -1,0 +1,118 @@
+"""The one model that `single` and `profile` measure, fully connected or convolutional."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+
+from experiments._benchmark_cost import Layers, layers_of
+from experiments._benchmark_job import Job, begin, check_counts
+from experiments._peers import Images, Problem
+from experiments._run import check
+from vae_jax.data import ImageData
+from vae_jax.likelihoods import bernoulli
+from vae_jax.model import make_vae
+from vae_jax.networks import CONV_CHANNELS, NETWORKS
+
+SIZES = {"mlp": ((400,), 20), "conv": ((256,), 2)}  # dense layers and z, unless they are given
+
+
+@dataclasses.dataclass(frozen=True)
+class OneModel(Job):
+    """A VAE of MNIST or its like."""
+
+    network: Literal["mlp", "conv"] = "mlp"
+    """Fully connected, or convolutions of 32 and 64 channels before the dense layers."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the encoder's dense layers, 400 or for conv 256; the decoder mirrors them."""
+    latent_dim: int | None = None
+    """Dimensions of the latent z, 20 or for conv 2."""
+    batch_size: int = 128
+    """Images in a minibatch; the remainder of an epoch that fills none is left out."""
+    seed: int = 0
+    """Of the weights, the shuffling and the noise."""
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], int]:
+        """The dense layers and the dimensions of z, given or the network's own."""
+        hidden, latent_dim = SIZES[self.network]
+        return (
+            hidden if self.hidden is None else self.hidden,
+            latent_dim if self.latent_dim is None else self.latent_dim,
+        )
+
+
+class Begun(NamedTuple):
+    """A measurement that may begin.
+
+    Attributes:
+        job: its name, that of its files among them.
+        files: where to write, without an ending.
+        images: the data.
+        problem: the model with fresh weights, and the images it is to learn.
+    """
+
+    job: str
+    files: Path
+    images: ImageData
+    problem: Problem
+
+    @property
+    def pixels(self) -> int:
+        """Of an image, with its channels."""
+        return self.images.train_images[0].size
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return len(self.images.train_images) // self.problem.batch_size
+
+
+def check_model(config: OneModel) -> None:
+    """Refuse settings that make no model, before anything is loaded.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    hidden, latent_dim = config.sizes
+    sized = dataclasses.replace(config, hidden=hidden, latent_dim=latent_dim)
+    check_counts(sized, "hidden", "latent_dim", "batch_size")
+    check(0 <= config.seed < 2**32, "--seed", config.seed, "0 to 2^32 - 1 is needed")
+
+
+def begin_model(job: str, config: OneModel) -> Begun:
+    """Load the data of a checked configuration, and make the model.
+
+    Raises:
+        UsageError: if the data or the folder does not allow it.
+    """
+    job = job if config.network == "mlp" else f"{job}-{config.network}"
+    files, images = begin(job, config)
+    batch, total = config.batch_size, len(images.train_images)
+    check(batch <= total, "--batch-size", batch, f"at most the {total} images of {images.name}")
+    return Begun(job, files, images, problem_of(config, images.train_images))
+
+
+def problem_of(config: OneModel, images: Images) -> Problem:
+    """The model that a checked configuration describes, with fresh weights, and its data."""
+    hidden, latent_dim = config.sizes
+    x_shape, likelihood = images.shape[1:], bernoulli()
+    encoder, decoder = NETWORKS[config.network](
+        hidden, theta_dim=likelihood.theta_dim, x_shape=x_shape, latent_dim=latent_dim
+    )
+    vae = make_vae(encoder, decoder, likelihood, x_shape=x_shape, latent_dim=latent_dim)
+    params = vae.init(jax.random.key(config.seed))
+    return Problem(vae, config.batch_size, config.seed, params, images)
+
+
+def dense_layers(config: OneModel, pixels: int) -> Layers:
+    """Inputs and outputs of each layer of the fully connected model."""
+    return layers_of(pixels, *config.sizes)
+
+
+def architecture(config: OneModel, pixels: int) -> str:
+    """`784-400-20`, or of the convolutional network the channels and the dense layers."""
+    widths = [pixels] if config.network == "mlp" else [*CONV_CHANNELS]
+    hidden, latent_dim = config.sizes
+    return "-".join(map(str, [*widths, *hidden, latent_dim]))
