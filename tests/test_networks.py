@@ -1,3 +1,5 @@
+import functools
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -9,17 +11,20 @@ import pytest
 from vae_jax.networks import ACTIVATIONS, NETWORKS, SentenceDecoder, SentenceEncoder
 from vae_jax.networks.conv import DownConv, UpConv, depth_to_space, space_to_depth
 from vae_jax.networks.recurrent import GRU
+from vae_jax.networks.rows import matmul_rows
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 PAIRS = {
     "down": (DownConv(5), nn.Conv(5, (4, 4), strides=(2, 2), padding=1)),
     "up": (UpConv(5), nn.ConvTranspose(5, (4, 4), strides=(2, 2))),
+    # With as many channels the products of the four shifts are apart.
+    "up, wide": (UpConv(9), nn.ConvTranspose(9, (4, 4), strides=(2, 2))),
 }
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("shape", [(8, 8, 3), (2, 6, 1), (14, 4, 2)])
+@pytest.mark.parametrize("shape", [(8, 8, 3), (2, 6, 1), (14, 4, 2), (6, 4, 9)])
 def test_the_matmul_form_equals_linens_convolution(pair, shape, key):
     ours, theirs = PAIRS[pair]
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -48,6 +53,51 @@ def test_the_weights_have_linens_names_shapes_and_scale(pair, key):
     ours_std, their_std = (np.std(p["params"]["kernel"]) for p in (ours, theirs))
     # The relative standard error of a standard deviation of n numbers is 1 / sqrt(2 n).
     assert abs(ours_std / their_std - 1) < 4 / np.sqrt(ours["params"]["kernel"].size)
+
+
+def test_rows_stay_rows_of_a_product_and_of_its_gradients(key):
+    """Under vmap over examples, of one matrix and of one each, as plain products would."""
+    keys = jax.random.split(key, 3)
+    xs, w = jax.random.normal(keys[0], (3, 4, 5, 2)), jax.random.normal(keys[1], (2, 6))
+    ws = jax.random.normal(keys[2], (3, 2, 6))
+
+    def loss(multiply, x, w):
+        # Squared, so that second derivatives are not all zero.
+        return jnp.sum(multiply(x, w) ** 2)
+
+    def summed(multiply, xs, w):
+        return jnp.sum(jax.vmap(lambda x: loss(multiply, x, w))(xs))
+
+    def everything(multiply):
+        gradient = jax.grad(functools.partial(summed, multiply), argnums=(0, 1))
+        one = functools.partial(loss, multiply)
+        pushed = jax.jvp(gradient, (xs, w), (jnp.ones_like(xs), jnp.ones_like(w)))
+        backwards = jax.vmap(multiply, (None, 0), 1)(xs[0], ws)
+        members = jax.vmap(gradient, (None, 0))(xs, ws)
+        last = jax.vmap(multiply, (3, None))(jnp.moveaxis(xs, 0, 3), w)
+        alone = jax.grad(one, argnums=(0, 1))(xs[0], w), multiply(xs[0, 0, 0], w)
+        return pushed, members, jax.vmap(jax.grad(one))(xs, ws), backwards, last, alone
+
+    found, expected = (jax.jit(everything, static_argnums=0)(f) for f in (matmul_rows, jnp.matmul))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected
+    )
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_product_of_a_convolution_sums_over_one_axis(pair, key):
+    """What `matmul_rows` is for: XLA copies no operand into another order to sum over two."""
+    network, xs = PAIRS[pair][0], jnp.zeros((8, 4, 4, 9))
+    params = jax.eval_shape(network.init, key, xs[0])
+
+    def loss(params, xs):
+        return jnp.sum(jax.vmap(network.apply, (None, 0))(params, xs) ** 2)
+
+    program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).as_text()
+    contracted = re.findall(r"dot_general .*contracting_dims = \[([\d, ]*)\] x", program)
+    # Forward, of the weights and of the input: of all four shifts at once, or of each.
+    assert len(contracted) == (3 if pair == "up" else 12)
+    assert all(len(axes) == 1 for axes in contracted), contracted
 
 
 def test_space_to_depth_moves_pixels_where_it_says(key):

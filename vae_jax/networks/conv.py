@@ -1,8 +1,8 @@
 """Convolutional encoder and decoder, written as matrix products.
 
 A 4x4 convolution of stride 2 is a 2x2 convolution of stride 1 on the image whose 2x2
-blocks were folded into channels (space to depth), and that is four shifted copies and one
-matrix product. Its transpose is the matrix product first and four shifted additions after.
+blocks were folded into channels (space to depth), and that is the sum of four matrix products,
+one for each of four shifted copies. Its transpose is the products first and the shifts after.
 Inside `lax.scan` XLA runs a native convolution on CPU about ten times slower than outside
 it, and a `vmap` over kernels turns it into a grouped convolution, slow on many backends;
 a matrix product suffers from neither. The weights are those of linen's `Conv` and
@@ -17,10 +17,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vae_jax.networks.rows import matmul_rows
 from vae_jax.types import Activation
 
 # The four neighbours of a 2x2 kernel: row and column offset.
 SHIFTS = ((0, 0), (0, 1), (1, 0), (1, 1))
+# With fewer channels than this, four products of thin matrices take longer than one of all four.
+THIN = 8
 
 
 def space_to_depth(x: Float[Array, "height width channels"]) -> Float[Array, "h w four_channels"]:
@@ -60,10 +63,15 @@ class DownConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         blocks = space_to_depth(jnp.pad(x, ((1, 1), (1, 1), (0, 0))))
         h, w = height // 2, width // 2
-        patches = jnp.concatenate([blocks[i : i + h, j : j + w] for i, j in SHIFTS], axis=-1)
-        # Rows of the matrix in the order of the patches: shift, position in block, channel.
-        matrix = kernel.reshape(2, 2, 2, 2, channels, self.features).transpose(0, 2, 1, 3, 4, 5)
-        return patches @ matrix.reshape(16 * channels, self.features) + bias[None, None]
+        shifted = [blocks[i : i + h, j : j + w] for i, j in SHIFTS]
+        # A matrix for each shift; its rows are the position in a block and the channel.
+        matrices = kernel.reshape(2, 2, 2, 2, channels, self.features).transpose(0, 2, 1, 3, 4, 5)
+        if channels < THIN:
+            matrix = matrices.reshape(16 * channels, self.features)
+            return matmul_rows(jnp.concatenate(shifted, axis=-1), matrix) + bias[None, None]
+        matrices = matrices.reshape(4, 4 * channels, self.features)
+        products = map(matmul_rows, shifted, matrices)
+        return functools.reduce(jnp.add, products) + bias[None, None]
 
 
 class UpConv(nn.Module):
@@ -82,18 +90,22 @@ class UpConv(nn.Module):
         self, x: Float[Array, "height width channels"]
     ) -> Float[Array, "double_height double_width features"]:
         """Upsample one image."""
-        h, w, channels = x.shape
+        channels = x.shape[-1]
         kernel = self.param(
             "kernel", nn.initializers.lecun_normal(), (4, 4, channels, self.features)
         )
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         # linen does not flip the kernel of a transposed convolution, the adjoint does.
         flipped = kernel[::-1, ::-1].reshape(2, 2, 2, 2, channels, self.features)
-        matrix = flipped.transpose(4, 0, 2, 1, 3, 5).reshape(channels, 16 * self.features)
-        spread = (x @ matrix).reshape(h, w, 4, 4 * self.features)
+        if self.features < THIN:
+            matrix = flipped.transpose(4, 0, 2, 1, 3, 5).reshape(channels, 16 * self.features)
+            products = jnp.split(matmul_rows(x, matrix), 4, axis=-1)
+        else:
+            matrices = flipped.transpose(0, 2, 4, 1, 3, 5).reshape(4, channels, 4 * self.features)
+            products = [matmul_rows(x, matrix) for matrix in matrices]
         padded = [
-            jnp.pad(spread[:, :, n], ((i, 1 - i), (j, 1 - j), (0, 0)))
-            for n, (i, j) in enumerate(SHIFTS)
+            jnp.pad(product, ((i, 1 - i), (j, 1 - j), (0, 0)))
+            for product, (i, j) in zip(products, SHIFTS, strict=True)
         ]
         blocks = functools.reduce(jnp.add, padded)
         return depth_to_space(blocks)[1:-1, 1:-1] + bias[None, None]
