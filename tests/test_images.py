@@ -25,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -36,6 +37,7 @@ from vae_jax.data import DATASETS, DataError, default_cache_dir, load_images, re
 from vae_jax.data.download import PROBE_SECONDS, fetch_official, probe
 from vae_jax.data.idx import FILES, SHA256, Arrays
 from vae_jax.data.images import CLASS_NAMES, _enlarge
+from vae_jax.sharding import place
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("VAE_JAX_DATA") or ROOT.parent / "shared" / "data")
@@ -195,6 +197,20 @@ def test_read_idx_returns_what_was_written(shape: tuple[int, ...], tmp_path: Pat
     path.write_bytes(pack(values))
     found = read_idx(path, shape, sha256=sha256(pack(values)))
     np.testing.assert_array_equal(found, values, strict=True)
+
+
+def test_the_data_are_in_memory_once(tmp_path: Path) -> None:
+    """What is read is taken by JAX as it is, and nobody can change it from then on."""
+    values = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    path = tmp_path / "file.gz"
+    path.write_bytes(pack(values))
+    found = read_idx(path, values.shape)
+    placed = place(found, None)
+    np.testing.assert_array_equal(placed, values, strict=True)
+    if jax.default_backend() == "cpu":
+        assert placed.unsafe_buffer_pointer() == found.ctypes.data
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 0
 
 
 VALUES = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)

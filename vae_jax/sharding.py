@@ -161,10 +161,11 @@ def to_every_device(tree: T, mesh: Mesh | None) -> T:
 def place(tree: PyTree[np.ndarray], mesh: Mesh | None, *, split: bool = False) -> PyTree:
     """Host arrays as arrays of the mesh: split along their leading axis, or whole everywhere.
 
-    Every process passes the same ones; each puts on its own devices what belongs there.
+    Every process passes the same ones; each puts on its own devices what belongs there. The
+    memory of an array may be used as it is, so that it is not to be written to from then on.
     """
     if mesh is None:
-        return jax.tree.map(jax.numpy.asarray, tree)
+        return jax.tree.map(jax.device_put, tree)
     placed = placement(mesh, split=split)
 
     def put(leaf: np.ndarray) -> jax.Array:
