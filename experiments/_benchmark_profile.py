@@ -7,6 +7,7 @@ what each of them computes.
 import dataclasses
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def run(config: Profile) -> None:
         state, _ = jax.block_until_ready(epoch(state, hyper, data))
 
     once()
+    began = time.process_time()
     plain = seconds_of(once)
+    processors = (time.process_time() - began) / plain
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             traced = seconds_of(once)
@@ -71,7 +74,7 @@ def run(config: Profile) -> None:
     weights = {leaf.shape for leaf in jax.tree.leaves(problem.params)}
     kinds = kinds_of(str(epoch.as_text()), weights)
     times = {name: seconds for name, seconds in times.items() if name in kinds}
-    busy = sum(times.values())
+    total = sum(times.values())
     by_kind: dict[str, float] = {}
     for name, seconds in times.items():
         by_kind[kinds[name]] = by_kind.get(kinds[name], 0.0) + seconds
@@ -82,7 +85,8 @@ def run(config: Profile) -> None:
         "architecture": architecture(config, begun.pixels),
         "seconds_per_epoch": plain,
         "seconds_per_epoch_profiled": traced,
-        "seconds_of_all_threads": busy,
+        "processors_busy": processors,
+        "seconds_of_instructions": total,
         "by_kind": by_kind,
         "instructions": [
             {
@@ -95,20 +99,21 @@ def run(config: Profile) -> None:
         ],
         "machine": machine(bystanders),
     }
-    listed = ", ".join(f"`{n}` ({kinds[n]}) {100 * times[n] / busy:.1f}%" for n in costly)
+    listed = ", ".join(f"`{n}` ({kinds[n]}) {100 * times[n] / total:.1f}%" for n in costly)
     write_results(
         begun.files,
         f"VAE {result['architecture']} on {begun.images.name}, batch {batch}: an epoch's time, CPU",
         result,
         [
-            {"": kind, "seconds": f"{s:.3f}", "share": f"{100 * s / busy:.1f}%"}
+            {"": kind, "seconds": f"{s:.3f}", "share": f"{100 * s / total:.1f}%"}
             for kind, s in by_kind.items()
         ],
         f"One epoch, {begun.steps * batch} images, in {plain:.2f} s, with the profiler in "
-        f"{traced:.2f} s. Seconds are those of XLA's instructions, the threads added up; what "
-        "threads wait for each other is in none of them. An instruction that fuses several "
-        "operations counts as the first of: matrix product, gathering, random numbers, exp or "
-        "log; then, if it makes an array of a weight's shape, Adam.",
+        f"{traced:.2f} s, on {processors:.2f} processors. Seconds are from the start of an "
+        "instruction to its end: one that the threads share counts once, two that run beside "
+        "each other both count, so that they do not add up to the epoch. An instruction that "
+        "fuses several operations counts as the first of: matrix product, gathering, random "
+        "numbers, exp or log; then, if it makes an array of a weight's shape, Adam.",
         f"The costliest instructions of a step: {listed}.",
     )
     print(f"{begun.files.name}.json and .md are in {begun.files.parent}")
