@@ -26,6 +26,7 @@ DOCTESTS = [
     "likelihoods.levels",
     "likelihoods.pixels",
     "model",
+    "networks.rows",
     "tabular",
     "text",
     "train",
