@@ -1,12 +1,14 @@
 """The one model that `single` and `profile` measure, fully connected or convolutional."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
 
-from experiments._benchmark_cost import Layers, layers_of
+from experiments._benchmark_cost import Product, dense_products, layers_of
 from experiments._benchmark_job import Job, begin, check_counts
 from experiments._peers import Images, Problem
 from experiments._run import check
@@ -106,9 +108,23 @@ def problem_of(config: OneModel, images: Images) -> Problem:
     return Problem(vae, config.batch_size, config.seed, params, images)
 
 
-def dense_layers(config: OneModel, pixels: int) -> Layers:
-    """Inputs and outputs of each layer of the fully connected model."""
-    return layers_of(pixels, *config.sizes)
+def products_of(config: OneModel, x_shape: Sequence[int]) -> list[Product]:
+    """The matrix products of a step, those that `vae_jax.networks` makes of convolutions too."""
+    hidden, latent_dim = config.sizes
+    pixels = math.prod(x_shape)
+    if config.network == "mlp":
+        return dense_products(layers_of(pixels, hidden, latent_dim), config.batch_size)
+    down, up, depth = [], [], x_shape[-1]
+    for features in CONV_CHANNELS:
+        pixels //= 4 * depth
+        rows = config.batch_size * pixels
+        # A kernel is 4 x 4; the decoder's products are those of the encoder transposed.
+        down.append(Product(rows, 16 * depth, features, is_of_data=not down))
+        up.insert(0, Product(rows, features, 16 * depth))
+        pixels, depth = pixels * features, features
+    dense = layers_of(pixels, hidden, latent_dim)
+    between = [Product(config.batch_size, *one) for one in [*dense.encoder, *dense.decoder]]
+    return [*down, *between, *up]
 
 
 def architecture(config: OneModel, pixels: int) -> str:

@@ -13,6 +13,15 @@ import jax
 import numpy as np
 
 from experiments import mnist
+from experiments._benchmark_cost import (
+    PRODUCTS,
+    cost_of,
+    dense_products,
+    layers_of,
+    limits_of,
+    told,
+    training_products,
+)
 from experiments._benchmark_job import (
     Goal,
     Job,
@@ -217,6 +226,10 @@ def run(config: Sweep) -> None:
     }
     bystanders = Bystanders()
     measures = {name: partial(member_seconds, trial) for name, trial in trials.items()}
+    layers = layers_of(images.train_images[0].size, config.hidden or (), config.latent_dim or 0)
+    products = dense_products(layers, config.batch_size)
+    steps = len(images.train_images) // config.batch_size
+    measures[PRODUCTS] = partial(seconds_of, training_products(products, steps))
     first = {name: measure() for name, measure in measures.items()}
     turns = alternate(measures, turns=config.turns)
     hardware = machine(bystanders)
@@ -230,10 +243,15 @@ def run(config: Sweep) -> None:
             "first_epoch_seconds": first[name],
             **spread(turns[name]),
             **compared(turns[name], turns["solo"]),
+            "share_of_matrix_products": compared(turns[PRODUCTS], turns[name])[
+                "median_of_turn_ratios"
+            ],
             "test_neg_elbo": trial.neg_elbo(),
         }
         for name, trial in trials.items()
     }
+    alone = spread(turns[PRODUCTS]) | compared(turns[PRODUCTS], turns["solo"])
+    limits = limits_of(cost_of(products), steps, alone)
     used = memory(config, images, num_params(task))
     added = used["bytes_per_parameter_and_member"]
     ratio = runs["map"]["median_of_turn_ratios"]
@@ -251,6 +269,7 @@ def run(config: Sweep) -> None:
         "epochs": 1 + config.turns,
         "unit": "seconds per member and epoch, its evaluation included",
         "runs": runs,
+        "limits": limits,
         "memory": used,
         "goals": [goal.as_json() for goal in goals],
         "machine": hardware,
@@ -265,6 +284,7 @@ def run(config: Sweep) -> None:
             **{which: f"{one[f'{which}_seconds']:.3f}" for which in ("median", "min", "max")},
             "times solo": f"{one['ratio_of_medians']:.3f}",
             "by turns": f"{one['median_of_turn_ratios']:.3f}",
+            "of the products' rate": f"{one['share_of_matrix_products']:.0%}",
             "compiled in": f"{one['compile_seconds']:.2f}",
             f"-ELBO, {result['epochs']} epochs": f"{one['test_neg_elbo']:.2f}",
         }
@@ -282,6 +302,7 @@ def run(config: Sweep) -> None:
         "and all at once. Times solo: ratio of the medians; by turns: median of the ratios "
         "within a turn. Compiling is not in the times. -ELBO is that of the member at beta 1 with "
         "the first seed, nats per image.",
+        told(limits, "`solo`, its evaluation in the time,"),
         f"Memory: the peak resident memory of `python -m experiments.mnist --epochs 1` is "
         f"{used['solo_peak_bytes'] / 1e6:,.0f} MB for one model and "
         f"{used['sweep_peak_bytes'] / 1e6:,.0f} MB for {used['members']} (map, "

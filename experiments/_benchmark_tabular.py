@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from experiments import tabular
+from experiments._benchmark_cost import copy_ceiling, layers_of, matmul_ceiling, step_cost
 from experiments._benchmark_job import (
     Goal,
     Output,
@@ -150,6 +151,7 @@ def run(config: Tabular) -> None:
     ratio_trained = compared(per_model["torch"], trained)
     whole, own = spread(turns["vae_jax"]), spread(per_model["vae_jax"])
     torch, model_seconds = spread(per_model["torch"]), spread(trained)["median_seconds"]
+    limits = ours.limits(model_seconds)
     goals = [
         Goal(f"seconds of {models} models, all in", 10, whole["median_seconds"], True),
         Goal("seconds a model, once compiled", 0.008, model_seconds, True),
@@ -170,6 +172,7 @@ def run(config: Tabular) -> None:
         "test_neg_elbo": quality,
         "fits": {"first": spread(first), "later": spread(later)},
         "large": large,
+        "limits": limits,
         "goals": [goal.as_json() for goal in goals],
         "machine": machine(bystanders),
     }
@@ -199,6 +202,12 @@ def run(config: Tabular) -> None:
         f"{quality['vae_jax']:.2f}, PyTorch {quality['torch']:.2f}. Fits are in fresh processes, "
         "without the imports. Memory is the peak of the process above what it took before the "
         "table was made, the table included.",
+        f"The limit of the sweep: its matrix products alone, {limits['flops'] / 1e9:.0f} GFLOP, "
+        f"batched over its models, run at {limits['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s "
+        f"here; once compiled the sweep reaches {100 * limits['share_of_matmul']:.0f}% of that. "
+        f"What it reads and writes if no cache keeps it, {limits['bytes'] / 1e9:.0f} GB, would "
+        f"take {limits['bytes'] / limits['copied_bytes_per_second']:.1f} s at the "
+        f"{limits['copied_bytes_per_second'] / 1e9:.1f} GB/s of a copy.",
         said_of(goals),
     )
     print(f"{files.name}.json and .md are in {files.parent}")
@@ -261,6 +270,33 @@ class OurSweep:
             if member.hyper.beta == 1 and member.seed == 0
         ]
         return -float(np.asarray(report.test.elbo)[same].mean())
+
+    def limits(self, seconds: float) -> dict[str, float]:
+        """How near the training of a model is to what the machine can do.
+
+        Args:
+            seconds: that a model took, once compiled.
+
+        Returns:
+            What all models together cost and must read and write, the rate of their matrix
+            products alone, batched over them as they are, and the share of it.
+        """
+        task, models = self.task, len(self.task.members)
+        assert isinstance(task.data, Subsets)
+        rows, columns = np.shape(task.data.rows)[1], np.shape(task.data.examples)[1]
+        layers = layers_of(columns, self.config.hidden, self.config.latent_dim)
+        steps = models * self.config.epochs * (rows // task.batch_size)
+        flops, moved = step_cost(layers, task.batch_size)
+        mesh = sharding.member_mesh()
+        shards = sharding.num_shards(mesh)
+        rate = matmul_ceiling(layers, task.batch_size, -(-models // shards) * shards, mesh=mesh)
+        return {
+            "flops": steps * flops,
+            "bytes": steps * moved,
+            "matmul_flops_per_second": rate,
+            "copied_bytes_per_second": copy_ceiling(),
+            "share_of_matmul": steps * flops / (models * seconds) / rate,
+        }
 
 
 TORCH_MODELS = 5  # the folds of seed 0 at beta 1

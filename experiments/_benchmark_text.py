@@ -10,6 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import text
+from experiments._benchmark_cost import (
+    PRODUCTS,
+    Product,
+    cost_of,
+    limits_of,
+    told,
+    training_products,
+)
 from experiments._benchmark_job import Goal, Output, check_counts, files_of, said_of, subject
 from experiments._noise import elbo_of
 from experiments._peers import import_torch
@@ -80,7 +88,12 @@ def run(config: Text) -> None:
     batches = [ours.batches(turn * steps) for turn in range(1 + config.turns)]
     words = task.vae.likelihood.theta_dim
     theirs = Torch(asked, words, batches, rows, np.asarray(task.test))
-    measures = {OURS: partial(seconds_of, ours.epoch), TORCH: partial(seconds_of, theirs.epoch)}
+    products = sentence_products(asked, words, float(lengths_of(rows).mean()))
+    measures = {
+        OURS: partial(seconds_of, ours.epoch),
+        TORCH: partial(seconds_of, theirs.epoch),
+        PRODUCTS: partial(seconds_of, training_products(products, steps)),
+    }
     bystanders = Bystanders()
     first = {name: measure() for name, measure in measures.items()}
     turns = alternate(measures, turns=config.turns)
@@ -95,8 +108,10 @@ def run(config: Text) -> None:
             **compared(turns[name], turns[OURS]),
             "test_neg_elbo": quality[name],
         }
-        for name in measures
+        for name in (OURS, TORCH)
     }
+    alone = spread(turns[PRODUCTS]) | compared(turns[PRODUCTS], turns[OURS])
+    limits = limits_of(cost_of(products), steps, alone)
     times = peers[TORCH]["median_of_turn_ratios"]
     goals = [Goal("times torch, tokens a second", GOAL, times)]
     result = {
@@ -105,6 +120,7 @@ def run(config: Text) -> None:
         "tokens_per_epoch": tokens,
         "goals": [goal.as_json() for goal in goals],
         "peers": peers,
+        "limits": limits,
         "machine": hardware,
     }
     title = f"{task.title}, batch {config.batch_size}"
@@ -130,11 +146,38 @@ def run(config: Text) -> None:
         "to its longest sentence, ours to one of three lengths. Times ours: ratio of the medians; "
         "by turns: median of the ratios within a turn. The first epoch compiles and warms up. "
         "PyTorch: nn.GRU, data in memory, fused Adam, eager. -ELBO in nats per held-out sentence.",
+        told(limits) + " Counted for sentences of the mean length.",
         said_of(goals),
     )
     seconds = {name.replace(" ", "_"): np.array(turns[name]) for name in turns}
     figures.save(single_figure(title, turns), files.with_suffix(".png"), **seconds)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
+
+
+def sentence_products(config: text.Config, words: int, mean_length: float) -> list[Product]:
+    """The matrix products of a step, for sentences of the mean length.
+
+    What the tokens and z add to the states is one product for all times; what the state adds
+    is one for each, after that of the time before.
+
+    Args:
+        config: of the experiment.
+        words: of the vocabulary.
+        mean_length: of a sentence, tokens.
+    """
+    batch, units, length = config.batch_size, config.hidden, max(1, round(mean_length))
+    read = Product(batch * length, config.embedding, 3 * units)
+    recurrent = Product(batch, units, 3 * units, times=length)
+    return [
+        read,
+        recurrent,
+        Product(batch, units, 2 * config.latent_dim),
+        Product(batch, config.latent_dim, units),
+        Product(batch, config.latent_dim, 3 * units),
+        read,
+        recurrent,
+        Product(batch * length, units, words),
+    ]
 
 
 class Ours:

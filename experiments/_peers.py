@@ -343,7 +343,7 @@ def _torch_parts(
     torch.manual_seed(problem.seed)
     model = TorchVAE(*(network.to(device) for network in twin.build(problem)))
     weights = [*model.encoder.parameters(), *model.decoder.parameters()]
-    pixels = torch.from_numpy(problem.images.reshape(len(problem.images), -1)).to(device)
+    pixels = torch.tensor(problem.images.reshape(len(problem.images), -1), device=device)
     return model, weights, batches_of(pixels.float() / 255, problem.batch_size)
 
 

@@ -154,7 +154,12 @@ def test_the_convolutional_model_is_measured_for_real(tmp_path, torch):
     assert goal["reached"] == result["peers"]["torch"]["median_of_turn_ratios"]
     for peer in result["peers"].values():
         assert 0 < peer["test_neg_elbo"] < 784 * math.log(2)
-    assert "matrix products alone" not in markdown
+    assert "ours reaches" in markdown
+    # Channels 32 and 64, on halves and quarters of the sides; rows of 256 images.
+    down = 4 * 196 * 16 * 32 + 6 * 49 * 16 * 32 * 64
+    up = 6 * (49 * 16 * 32 * 64 + 196 * 16 * 32)
+    dense = 6 * (2 * 3136 * 8 + 8 * 4 + 2 * 8)
+    assert result["limits"]["flops_per_epoch"] == 1437 // 256 * 256 * (down + up + dense)
 
 
 @pytest.mark.slow
@@ -169,6 +174,11 @@ def test_text_measures_and_writes_for_real(tmp_path, torch):
     assert result["goals"][0]["reached"] == theirs["median_of_turn_ratios"]
     lengths = lengths_of(load_sentences("grammar", num_train=256).train)
     assert result["tokens_per_epoch"] == lengths.sum()
+    # GRUs of 8 units on 8 numbers a token, z of 16, for sentences of the mean length.
+    length, gates = round(lengths.mean()), 3 * 8 * 8
+    words = load_sentences("grammar", num_train=256).tokenizer.size
+    once = 2 * (2 * gates * length) + 8 * 2 * 16 + 16 * 8 + 16 * 3 * 8 + 8 * words * length
+    assert result["limits"]["flops_per_epoch"] == 6 * 64 * once * (256 // 64)
     # Both have learned something of the same text, ends of sentences counted.
     worst = lengths.mean() * math.log(340)
     assert 0 < ours["test_neg_elbo"] < worst
@@ -476,6 +486,13 @@ def test_sweep_measures_and_writes_for_real(tmp_path, capsys):
     assert neg_elbos["map"] == neg_elbos["solo"] < 784 * math.log(2)
     assert neg_elbos["vmap"] == pytest.approx(neg_elbos["solo"], rel=1e-4)
 
+    products = np.array(result["limits"]["matrix_products"]["seconds"])
+    cost = _benchmark_cost.step_cost(_benchmark_cost.layers_of(784, (16,), 2), 32)
+    assert result["limits"]["flops_per_epoch"] == 44 * cost.flops
+    for one in result["runs"].values():
+        share = np.median(products / np.array(one["seconds"]))
+        assert one["share_of_matrix_products"] == pytest.approx(share)
+
     used = result["memory"]
     assert (used["members"], used["members_at_once"]) == (3, 3)
     assert (used["betas"], used["seeds"]) == ([0.25, 1, 8], [0])
@@ -570,7 +587,8 @@ def test_the_products_of_training_are_all_computed():
     layers = _benchmark_cost.layers_of(784, (400,), 20)
     shapes = [*layers.encoder, *layers.decoder]
     operands = [(jnp.ones((128, a)), jnp.ones((a, b))) for a, b in shapes]
-    compiled = _benchmark_cost._products.lower(operands, steps=1).compile()
+    kinds = tuple((1, index == 0) for index in range(len(shapes)))
+    compiled = _benchmark_cost._products.lower(operands, kinds, steps=1).compile()
     costs = compiled.cost_analysis()
     assert costs is not None
     flops, _ = _benchmark_cost.step_cost(layers, 128)
@@ -686,6 +704,14 @@ def test_the_bytes_of_a_step_by_hand():
     # 5-3, 3-2 | 1-3, 3-5: 39 weights, 13 outputs.
     cost = _benchmark_cost.step_cost(layers, 7)
     assert cost == (7 * (6 * 39 - 2 * 15), 4 * (10 * 52 + 7 * (6 * 13 + 3 * 5)))
+
+
+def test_a_recurrence_costs_its_weights_at_every_time():
+    once, thrice = (_benchmark_cost.Product(7, 4, 5, times=times).cost for times in (1, 3))
+    assert once == (6 * 7 * 20, 4 * (10 * 25 + 7 * 6 * 5))
+    assert thrice == (3 * once.flops, 4 * (18 * 25 + 7 * 18 * 5))
+    run = _benchmark_cost.training_products([_benchmark_cost.Product(7, 4, 5, times=3)], steps=2)
+    run()
 
 
 def test_the_ceilings_are_rates():
@@ -846,6 +872,10 @@ def test_tabular_measures_and_writes_for_real(tmp_path, torch):
     for value in result["test_neg_elbo"].values():
         assert 14 < value < 22
     assert "times PyTorch, within a turn" in markdown
+    # 13-32-2, 16 rows a step, of four fifths of the 178.
+    step = _benchmark_cost.step_cost(_benchmark_cost.layers_of(13, (32,), 2), 16)
+    assert result["limits"]["flops"] == 25 * 10 * (142 // 16) * step.flops
+    assert 0 < result["limits"]["share_of_matmul"] < 1
     assert_tells_no_place(result, markdown, tmp_path)
 
 

@@ -45,7 +45,7 @@ class ImageData(NamedTuple):
 
     Attributes:
         name: what was really loaded; never "auto".
-        train_images: intensities 0 to 255, 28 x 28 x 1.
+        train_images: intensities 0 to 255, 28 x 28 x 1; read-only, as JAX may use their memory.
         train_labels: classes 0 to 9.
         test_images: as `train_images`.
         test_labels: as `train_labels`.
