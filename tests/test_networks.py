@@ -79,15 +79,15 @@ def test_rows_stay_rows_of_a_product_and_of_its_gradients(key):
         return pushed, members, jax.vmap(jax.grad(one))(xs, ws), backwards, last, alone
 
     found, expected = (jax.jit(everything, static_argnums=0)(f) for f in (matmul_rows, jnp.matmul))
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected
-    )
+    # Sums of at most 60 float32 products of order 1, in another order.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, found, expected)
 
 
-@pytest.mark.parametrize("pair", PAIRS)
-def test_every_product_of_a_convolution_sums_over_one_axis(pair, key):
+@pytest.mark.parametrize(("pair", "channels"), [*((pair, 9) for pair in PAIRS), ("down", 1)])
+def test_every_product_of_a_convolution_sums_over_one_axis(pair, channels, key):
     """What `matmul_rows` is for: XLA copies no operand into another order to sum over two."""
-    network, xs = PAIRS[pair][0], jnp.zeros((8, 4, 4, 9))
+    network, xs = PAIRS[pair][0], jnp.zeros((8, 4, 4, channels))
     params = jax.eval_shape(network.init, key, xs[0])
 
     def loss(params, xs):
@@ -96,8 +96,36 @@ def test_every_product_of_a_convolution_sums_over_one_axis(pair, key):
     program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).as_text()
     contracted = re.findall(r"dot_general .*contracting_dims = \[([\d, ]*)\] x", program)
     # Forward, of the weights and of the input: of all four shifts at once, or of each.
-    assert len(contracted) == (3 if pair == "up" else 12)
+    assert len(contracted) == (3 if pair == "up" or channels == 1 else 12)
     assert all(len(axes) == 1 for axes in contracted), contracted
+
+
+def test_rows_of_two_types_and_of_the_wrong_length():
+    """As NumPy promotes them, in the gradient too; what does not fit is refused at once."""
+    x, w = jnp.ones((3, 2), jnp.bfloat16), jnp.ones((2, 5), jnp.float32)
+    assert jax.eval_shape(matmul_rows, x, w).dtype == matmul_rows(x, w).dtype == jnp.float32
+    gradients = jax.grad(lambda x, w: jnp.sum(matmul_rows(x, w)), argnums=(0, 1))(x, w)
+    assert [one.dtype for one in gradients] == [jnp.bfloat16, jnp.float32]
+    with pytest.raises(TypeError):
+        jax.eval_shape(matmul_rows, w, w)
+
+
+def test_rows_are_made_again_under_checkpoint_and_spread_over_devices(key):
+    x, w = jax.random.normal(key, (4, 3)), jnp.ones((3, 5))
+
+    def loss(w):
+        return jnp.sum(jax.checkpoint(matmul_rows)(x, w) ** 2)
+
+    expected = jax.grad(lambda w: jnp.sum((x @ w) ** 2))(w)
+    # Sums of a dozen products of order 1.
+    np.testing.assert_allclose(jax.grad(loss)(w), expected, rtol=1e-5)
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((1,), ("member",), auto, devices=jax.devices()[:1])
+    spec = jax.sharding.PartitionSpec("member")
+    spread = jax.shard_map(
+        lambda x: matmul_rows(x, w), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )
+    np.testing.assert_allclose(jax.jit(spread)(x), x @ w, rtol=1e-5)
 
 
 def test_space_to_depth_moves_pixels_where_it_says(key):

@@ -161,11 +161,16 @@ def to_every_device(tree: T, mesh: Mesh | None) -> T:
 def place(tree: PyTree[np.ndarray], mesh: Mesh | None, *, split: bool = False) -> PyTree:
     """Host arrays as arrays of the mesh: split along their leading axis, or whole everywhere.
 
-    Every process passes the same ones; each puts on its own devices what belongs there. The
-    memory of an array may be used as it is, so that it is not to be written to from then on.
+    Every process passes the same ones; each puts on its own devices what belongs there.
     """
+
+    def whole(leaf: np.ndarray) -> jax.Array:
+        # What nobody can write to may stay where it is.
+        fixed = isinstance(leaf, np.ndarray) and not leaf.flags.writeable
+        return jax.device_put(leaf) if fixed else jax.numpy.asarray(leaf)
+
     if mesh is None:
-        return jax.tree.map(jax.device_put, tree)
+        return jax.tree.map(whole, tree)
     placed = placement(mesh, split=split)
 
     def put(leaf: np.ndarray) -> jax.Array:

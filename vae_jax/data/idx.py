@@ -150,9 +150,9 @@ def aligned(values: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
 
     On a CPU `jax.device_put` then takes it as it is, and the data are in memory once.
     """
-    room = np.empty(values.nbytes + _ALIGNMENT, values.dtype)
+    room = np.empty(values.nbytes + _ALIGNMENT, np.uint8)
     start = -room.ctypes.data % _ALIGNMENT
-    copy = room[start : start + values.size].reshape(values.shape)
+    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
     copy[...] = values
     copy.flags.writeable = False
     return copy

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vae_jax.data.download import UnavailableError, default_cache_dir, fetch_official
-from vae_jax.data.idx import FILES, SHA256, Arrays, DataError, read_official
+from vae_jax.data.idx import FILES, SHA256, Arrays, DataError, aligned, read_official
 
 DATASETS = ("auto", "mnist", "fashion_mnist", "kmnist", "digits")
 
@@ -160,7 +160,8 @@ def _load_digits() -> ImageData:
     # NumPy promises this generator's stream for good; that of `default_rng` may change.
     order = np.random.RandomState(_DIGITS_SEED).permutation(len(images))
     train, test = order[:_DIGITS_TRAIN], order[_DIGITS_TRAIN:]
-    arrays = Arrays(images[train], labels[train], images[test], labels[test])
+    parts = images[train], labels[train], images[test], labels[test]
+    arrays = Arrays(*map(aligned, parts))
     return ImageData(
         "digits",
         *arrays,

@@ -4,7 +4,7 @@ Under `vmap` over examples `x @ w` of an [n, c] matrix x becomes a product of a 
 Forward that is as good as one of batch * n rows, but the gradient of w then sums over two axes,
 for which XLA writes a transposed copy of the larger operand: in a convolutional VAE such copies
 took longer than some of the products. Here `vmap` lengthens the matrix instead, and the gradient
-sums over one axis.
+sums over one axis. A primitive, because `jax.custom_batching.custom_vmap` has no backward gradient.
 """
 
 import jax
@@ -18,19 +18,26 @@ from jaxtyping import Array, Float
 def matmul_rows(x: Float[Array, "*n c"], w: Float[Array, "c d"]) -> Float[Array, "*n d"]:
     """`x @ w`, a row for each position of x; differentiable and batchable as that is.
 
+    Its precision is that of `jax.default_matmul_precision` around the call of what is compiled.
+
     Args:
         x: rows, over any number of leading axes.
         w: the matrix.
 
     Returns:
-        The products, over the same axes.
+        The products, over the same axes, of the type that x and w have together.
+
+    Raises:
+        TypeError: if the rows of x are not as long as w has rows.
 
     Example:
         >>> xs, w = jnp.ones((8, 7, 7, 3)), jnp.ones((3, 5))
         >>> jax.vmap(matmul_rows, (0, None))(xs, w).shape
         (8, 7, 7, 5)
     """
-    return _product.bind(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
+    dtype = jnp.result_type(x, w)
+    rows = x.reshape(-1, x.shape[-1]).astype(dtype)
+    return _product.bind(rows, w.astype(dtype)).reshape(*x.shape[:-1], w.shape[-1])
 
 
 def _matmul(x: Array, w: Array) -> Array:
@@ -38,7 +45,8 @@ def _matmul(x: Array, w: Array) -> Array:
 
 
 def _shape(x: ShapedArray, w: ShapedArray) -> ShapedArray:
-    return ShapedArray((x.shape[0], w.shape[1]), x.dtype)
+    product = jax.eval_shape(_matmul, x, w)
+    return ShapedArray(product.shape, product.dtype)
 
 
 def _batched(args: tuple[Array, Array], axes: tuple[int | None, int | None]) -> tuple[Array, int]:
