@@ -285,12 +285,12 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
             for row in new:
                 rows[row["member"]].append(row)
             run.append_rows("metrics.csv", new)
+            session.progress.epoch(str(chunk), epoch, new, len(training) - len(left))
             if loop.picture is not None and epoch in snapshot_epochs(loop.epochs):
                 for member in shown:
                     if chunk.members.index(member) in left:
                         params = _params(session, chunk, population, member)
                         snapshots.add(member.name, epoch, loop.picture, params)
-            session.progress.epoch(str(chunk), epoch, new, len(training) - len(left))
             for i in training:
                 if i not in left:
                     said = problem_of(status, i, loop)
