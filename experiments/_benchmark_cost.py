@@ -58,30 +58,14 @@ class Product(NamedTuple):
     is_of_data: bool = False
 
     @property
-    def cost(self) -> Cost:
-        """Of this layer, as `step_cost` counts.
-
-        With W weights, M rows and as many times as T: 2 W M T forward, as many for the weights,
-        and unless the inputs are data for them,
-
-            FLOPs = (4 or 6) W M T.
-
-        Every parameter is read forward and backward and its gradient written and read at each
-        time; Adam reads and writes it and two moments: 4 T + 6. An output is written, read by
-        the next layer and on the way back, its gradient written, and read for the weights and
-        for the inputs: 6. Data are gathered, and read on both ways: 3.
-
-            bytes = 4 ((4 T + 6) parameters + M (6 T outputs + (3 or 0) inputs)).
-        """
-        weights, data = self.inputs * self.outputs, self.inputs if self.is_of_data else 0
-        flops = (4 if self.is_of_data else 6) * weights * self.rows * self.times
-        numbers = (4 * self.times + 6) * (weights + self.outputs)
-        numbers += self.rows * (6 * self.times * self.outputs + 3 * data)
-        return Cost(flops, FLOAT_BYTES * numbers)
+    def flops(self) -> int:
+        """2 an entry and row forward, for the weights, and unless it is data for the input."""
+        each = 4 if self.is_of_data else 6
+        return each * self.rows * self.inputs * self.outputs * self.times
 
 
 def dense_products(layers: Layers, batch_size: int) -> list[Product]:
-    """Those of a step of a fully connected model."""
+    """The products of a fully connected model on a minibatch, in the order of its layers."""
     first, *others = [*layers.encoder, *layers.decoder]
     return [
         Product(batch_size, *first, is_of_data=True),
@@ -89,68 +73,81 @@ def dense_products(layers: Layers, batch_size: int) -> list[Product]:
     ]
 
 
-def cost_of(products: Sequence[Product]) -> Cost:
-    """Of a step with these products."""
-    flops, moved = zip(*(one.cost for one in products), strict=True)
-    return Cost(sum(flops), sum(moved))
+def moved_bytes(parameters: int, outputs: int, data: int) -> int:
+    """Bytes that a step of Adam reads and writes, of float32 numbers that no cache keeps.
+
+    For each parameter 10: it is read forward, backward and by Adam and written (4), its gradient
+    is written and read (2), and so are its two moments, read and written (4). For each output of
+    a layer 6: it is written, read by the next layer and again on the way back (3), its gradient is
+    written and read for the weights and for the inputs (3). For each number of the data 3:
+    gathered, and read on both ways:
+
+        bytes = 4 (10 parameters + 6 outputs + 3 data).
+
+    Copies that a layer makes of its own inputs are not among them.
+
+    Args:
+        parameters: of the model.
+        outputs: of all layers, for the whole minibatch.
+        data: numbers of the minibatch.
+    """
+    return FLOAT_BYTES * (10 * parameters + 6 * outputs + 3 * data)
 
 
 def step_cost(layers: Layers, batch_size: int) -> Cost:
     """Count what a step of Adam on a minibatch must do, one sample of z for each image.
 
-    FLOPs are those of the matrix products: a layer with W weights takes 2 W an image forward,
-    2 W for the gradient of its weights and 2 W for that of its inputs, but the first layer's
-    inputs are data and need none:
+    FLOPs are those of the matrix products, with W weights in a layer (`Product.flops`):
 
-        FLOPs = batch (6 sum(W) - 2 W_first).
+        FLOPs = batch (6 sum(W) - 2 W_first);
 
-    Bytes are those of float32 numbers that every kernel reads or writes in the device's memory
-    if nothing stays in a cache, 10 for a parameter, 6 for an output of a layer and an image,
-    and 3 for a pixel and an image (`Product.cost`):
-
-        bytes = 4 (10 P + batch (6 sum(outputs) + 3 pixels)).
+    bytes those of `moved_bytes`.
 
     Args:
-        layers: of the model.
+        layers: of a fully connected model.
         batch_size: images in a minibatch.
 
     Returns:
         The cost of one model; that of a population is a multiple.
     """
-    return cost_of(dense_products(layers, batch_size))
+    both = [*layers.encoder, *layers.decoder]
+    outputs = sum(outputs for _, outputs in both)
+    parameters = sum(inputs * outputs for inputs, outputs in both) + outputs
+    flops = sum(one.flops for one in dense_products(layers, batch_size))
+    pixels = layers.encoder[0][0]
+    return Cost(flops, moved_bytes(parameters, batch_size * outputs, batch_size * pixels))
 
 
-def limits_of(cost: Cost, steps: int, products: dict[str, Any]) -> dict[str, Any]:
-    """How near an epoch is to what the machine can do.
+def limits_of(cost: Cost, steps: int, seconds: float, share: float) -> dict[str, float]:
+    """How near training is to what the machine can do.
 
     Args:
         cost: of a step.
-        steps: of an epoch.
-        products: the times of an epoch's matrix products alone, compared with ours.
+        steps: of an epoch, or of whatever was measured.
+        seconds: that the matrix products of these steps take alone.
+        share: of their rate that was reached.
 
     Returns:
-        The cost of an epoch, the rates of the matrix products and of a copy, and the share of
-        the former that was reached.
+        The cost of all steps, the rates of the matrix products and of a copy, and the share.
     """
     return {
-        "flops_per_epoch": steps * cost.flops,
-        "bytes_per_epoch": steps * cost.bytes,
-        "matrix_products": products,
-        "flops_per_second": steps * cost.flops / products["median_seconds"],
+        "flops": steps * cost.flops,
+        "bytes": steps * cost.bytes,
+        "products_seconds": seconds,
+        "flops_per_second": steps * cost.flops / seconds,
         "copied_bytes_per_second": copy_ceiling(),
-        "share_of_matrix_products": products["median_of_turn_ratios"],
+        "share_of_matrix_products": share,
     }
 
 
-def told(limits: Mapping[str, Any], who: str = "ours") -> str:
+def told(limits: Mapping[str, float], who: str = "ours") -> str:
     """The limits in words, and who came how near to them."""
-    seconds = limits["bytes_per_epoch"] / limits["copied_bytes_per_second"]
+    seconds = limits["bytes"] / limits["copied_bytes_per_second"]
     return (
-        f"The limit: an epoch's matrix products alone, {limits['flops_per_epoch'] / 1e9:,.0f} "
-        f"GFLOP, take {limits['matrix_products']['median_seconds']:.3f} s in the same turns, "
-        f"{limits['flops_per_second'] / 1e9:.0f} GFLOP/s; {who} reaches "
-        f"{100 * limits['share_of_matrix_products']:.0f}% of that rate. What an epoch reads and "
-        f"writes if no cache keeps it, {limits['bytes_per_epoch'] / 1e9:.1f} GB, would take "
+        f"The limit: the matrix products alone, {limits['flops'] / 1e9:,.0f} GFLOP, take "
+        f"{limits['products_seconds']:.3f} s at {limits['flops_per_second'] / 1e9:.0f} GFLOP/s; "
+        f"{who} reaches {100 * limits['share_of_matrix_products']:.0f}% of that rate. What must be "
+        f"read and written if no cache keeps it, {limits['bytes'] / 1e9:.1f} GB, would take "
         f"{seconds:.2f} s at the {limits['copied_bytes_per_second'] / 1e9:.1f} GB/s of a copy."
     )
 
@@ -199,8 +196,7 @@ def training_products(products: Sequence[Product], steps: int) -> Callable[[], N
     """The matrix products of training one model, and nothing else.
 
     As `Product` has them: of every layer forward, for its weights, and for its inputs unless
-    they are data. A layer's inputs wait for the products of the layer before, as in training;
-    its weights stay the same, as they do not.
+    they are data. A layer waits for the products of the layer before, as in training.
 
     Args:
         products: of a step.
@@ -226,7 +222,8 @@ def _products(operands: list[Any], kinds: tuple[tuple[int, bool], ...], steps: i
     def of_layer(
         _: int, total: jax.Array, *, x: jax.Array, w: jax.Array, is_of_data: bool
     ) -> jax.Array:
-        x = x + total
+        # Each waits for the one before, by the operand that is cheaper to write anew.
+        x, w = (x + total, w) if x.size < w.size else (x, w + total)
         y = x @ w
         made = [y, x.T @ y, *([] if is_of_data else [y @ w.T])]
         # Without the barrier only the numbers that are read would be computed.

@@ -8,7 +8,14 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from experiments._benchmark_cost import Product, dense_products, layers_of
+from experiments._benchmark_cost import (
+    Cost,
+    Product,
+    dense_products,
+    layers_of,
+    moved_bytes,
+    step_cost,
+)
 from experiments._benchmark_job import Job, begin, check_counts
 from experiments._peers import Images, Problem
 from experiments._run import check
@@ -16,6 +23,8 @@ from vae_jax.data import ImageData
 from vae_jax.likelihoods import bernoulli
 from vae_jax.model import make_vae
 from vae_jax.networks import CONV_CHANNELS, NETWORKS
+from vae_jax.networks.conv import THIN
+from vae_jax.types import Params
 
 SIZES = {"mlp": ((400,), 20), "conv": ((256,), 2)}  # dense layers and z, unless they are given
 
@@ -108,23 +117,50 @@ def problem_of(config: OneModel, images: Images) -> Problem:
     return Problem(vae, config.batch_size, config.seed, params, images)
 
 
-def products_of(config: OneModel, x_shape: Sequence[int]) -> list[Product]:
-    """The matrix products of a step, those that `vae_jax.networks` makes of convolutions too."""
-    hidden, latent_dim = config.sizes
-    pixels = math.prod(x_shape)
+class Work(NamedTuple):
+    """What a step must do.
+
+    Attributes:
+        products: its matrix products.
+        cost: in FLOPs and bytes.
+    """
+
+    products: list[Product]
+    cost: Cost
+
+
+def work_of(config: OneModel, x_shape: Sequence[int], params: Params) -> Work:
+    """The matrix products of a step, as `vae_jax.networks` makes them, and what it costs.
+
+    Args:
+        config: of the model.
+        x_shape: height, width and channels of an image.
+        params: of the model, for their number.
+    """
+    (hidden, latent_dim), batch = config.sizes, config.batch_size
+    pixels, depth = math.prod(x_shape), x_shape[-1]
     if config.network == "mlp":
-        return dense_products(layers_of(pixels, hidden, latent_dim), config.batch_size)
-    down, up, depth = [], [], x_shape[-1]
+        layers = layers_of(pixels, hidden, latent_dim)
+        return Work(dense_products(layers, batch), step_cost(layers, batch))
+    down: list[Product] = []
+    up: list[Product] = []
+    places, outputs = pixels // depth, 0
     for features in CONV_CHANNELS:
-        pixels //= 4 * depth
-        rows = config.batch_size * pixels
-        # A kernel is 4 x 4; the decoder's products are those of the encoder transposed.
-        down.append(Product(rows, 16 * depth, features, is_of_data=not down))
-        up.insert(0, Product(rows, features, 16 * depth))
-        pixels, depth = pixels * features, features
-    dense = layers_of(pixels, hidden, latent_dim)
-    between = [Product(config.batch_size, *one) for one in [*dense.encoder, *dense.decoder]]
-    return [*down, *between, *up]
+        outputs += places * depth  # of the decoder, where it has doubled the sides
+        places //= 4
+        # Thin kernels are one matrix of 4 x 4 pixels, others one for each of four 2 x 2 blocks.
+        parts = 1 if depth < THIN else 4
+        wide = 16 * depth // parts
+        down += [Product(batch * places, wide, features, is_of_data=not down)] * parts
+        up = [Product(batch * places, features, wide)] * parts + up
+        outputs, depth = outputs + places * features, features
+    dense = layers_of(places * depth, hidden, latent_dim)
+    both = [*dense.encoder, *dense.decoder]
+    outputs += sum(size for _, size in both)
+    products = [*down, *(Product(batch, *one) for one in both), *up]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    flops = sum(one.flops for one in products)
+    return Work(products, Cost(flops, moved_bytes(parameters, batch * outputs, batch * pixels)))
 
 
 def architecture(config: OneModel, pixels: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments._benchmark_cost import PRODUCTS, cost_of, limits_of, told, training_products
+from experiments._benchmark_cost import PRODUCTS, limits_of, told, training_products
 from experiments._benchmark_job import Goal, check_counts, said_of, subject
 from experiments._benchmark_model import (
     Begun,
@@ -20,7 +20,7 @@ from experiments._benchmark_model import (
     architecture,
     begin_model,
     check_model,
-    products_of,
+    work_of,
 )
 from experiments._peers import (
     OURS,
@@ -132,7 +132,8 @@ def run(config: Single) -> None:
     with compiled_anew():
         peers, first = first_epochs(table, begun.problem)
     measures = {name: partial(seconds_of, peer.epoch) for name, peer in peers.items()}
-    products = products_of(config, begun.images.train_images.shape[1:])
+    x_shape = begun.images.train_images.shape[1:]
+    products, cost = work_of(config, x_shape, begun.problem.params)
     measures[PRODUCTS] = partial(seconds_of, training_products(products, begun.steps))
     measures[PRODUCTS]()
     turns = alternate(measures, turns=config.turns, calls=config.epochs_per_turn)
@@ -156,7 +157,13 @@ def run(config: Single) -> None:
             }
             for name, peer in peers.items()
         },
-        "limits": limits_of(cost_of(products), begun.steps, found[PRODUCTS]),
+        "matrix_products": found[PRODUCTS],
+        "limits": limits_of(
+            cost,
+            begun.steps,
+            found[PRODUCTS]["median_seconds"],
+            found[PRODUCTS]["median_of_turn_ratios"],
+        ),
         "goals": [goal.as_json() for goal in goals],
         "machine": machine(bystanders),
     }

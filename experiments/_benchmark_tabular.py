@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from experiments import tabular
-from experiments._benchmark_cost import copy_ceiling, layers_of, matmul_ceiling, step_cost
+from experiments._benchmark_cost import layers_of, limits_of, matmul_ceiling, step_cost, told
 from experiments._benchmark_job import (
     Goal,
     Output,
@@ -202,12 +202,8 @@ def run(config: Tabular) -> None:
         f"{quality['vae_jax']:.2f}, PyTorch {quality['torch']:.2f}. Fits are in fresh processes, "
         "without the imports. Memory is the peak of the process above what it took before the "
         "table was made, the table included.",
-        f"The limit of the sweep: its matrix products alone, {limits['flops'] / 1e9:.0f} GFLOP, "
-        f"batched over its models, run at {limits['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s "
-        f"here; once compiled the sweep reaches {100 * limits['share_of_matmul']:.0f}% of that. "
-        f"What it reads and writes if no cache keeps it, {limits['bytes'] / 1e9:.0f} GB, would "
-        f"take {limits['bytes'] / limits['copied_bytes_per_second']:.1f} s at the "
-        f"{limits['copied_bytes_per_second'] / 1e9:.1f} GB/s of a copy.",
+        told(limits, "the sweep, once compiled and with its evaluations,")
+        + " The products are batched over the models.",
         said_of(goals),
     )
     print(f"{files.name}.json and .md are in {files.parent}")
@@ -245,13 +241,12 @@ class OurSweep:
             passes=task.passes,
             compile_quickly=task.compile_quickly,
         )
-        shards = sharding.num_shards(mesh)
         members = place_members(
             make_members(
                 [member.hyper for member in task.members],
                 [member.seed for member in task.members],
                 splits=[member.split for member in task.members],
-                size=-(-len(task.members) // shards) * shards,
+                size=_filled_up(len(task.members), mesh),
             ),
             mesh,
         )
@@ -272,31 +267,27 @@ class OurSweep:
         return -float(np.asarray(report.test.elbo)[same].mean())
 
     def limits(self, seconds: float) -> dict[str, float]:
-        """How near the training of a model is to what the machine can do.
+        """How near the training of all models is to what the machine can do (`limits_of`).
 
         Args:
             seconds: that a model took, once compiled.
-
-        Returns:
-            What all models together cost and must read and write, the rate of their matrix
-            products alone, batched over them as they are, and the share of it.
         """
         task, models = self.task, len(self.task.members)
         assert isinstance(task.data, Subsets)
         rows, columns = np.shape(task.data.rows)[1], np.shape(task.data.examples)[1]
         layers = layers_of(columns, self.config.hidden, self.config.latent_dim)
         steps = models * self.config.epochs * (rows // task.batch_size)
-        flops, moved = step_cost(layers, task.batch_size)
+        cost = step_cost(layers, task.batch_size)
         mesh = sharding.member_mesh()
-        shards = sharding.num_shards(mesh)
-        rate = matmul_ceiling(layers, task.batch_size, -(-models // shards) * shards, mesh=mesh)
-        return {
-            "flops": steps * flops,
-            "bytes": steps * moved,
-            "matmul_flops_per_second": rate,
-            "copied_bytes_per_second": copy_ceiling(),
-            "share_of_matmul": steps * flops / (models * seconds) / rate,
-        }
+        rate = matmul_ceiling(layers, task.batch_size, _filled_up(models, mesh), mesh=mesh)
+        alone = steps * cost.flops / rate
+        return limits_of(cost, steps, alone, alone / (models * seconds))
+
+
+def _filled_up(models: int, mesh: sharding.Mesh | None) -> int:
+    """The models of a population that devices share evenly."""
+    shards = sharding.num_shards(mesh)
+    return -(-models // shards) * shards
 
 
 TORCH_MODELS = 5  # the folds of seed 0 at beta 1

@@ -46,6 +46,7 @@ JOBS = (
     "single",
     "single-conv",
     "profile",
+    "profile-conv",
     "startup",
     "sweep",
     "tabular",
@@ -112,13 +113,15 @@ def run_all(config: All) -> None:
     folder = config.output_dir / "benchmark"
     if config.gather_only:
         needed = f"no measurement of the {config.device} with goals is there"
-        check(gather(folder, config.device), "--gather-only", folder, needed)
+        found = gather(folder, config.device)
+        check(found, "--gather-only", folder, needed)
         return
     shared = ["--output-dir", str(config.output_dir)]
     shared += ["--overwrite"] if config.overwrite else []
     failed, done = [], []
     for job in JOBS if config.device == "cpu" else ("sweep",):
-        words = ["single", "--network", "conv"] if job == "single-conv" else [job]
+        name, *network = job.split("-")
+        words = [name, *(["--network", *network] if network else [])]
         words += ["--device", "gpu"] if config.device == "gpu" else []
         print(f"{PROG} {' '.join([*words, *shared])}", flush=True)
         command = [sys.executable, "-m", "experiments.benchmark", *words, *shared]

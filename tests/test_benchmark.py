@@ -2,6 +2,7 @@ import functools
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,7 @@ from experiments._run import UsageError
 from experiments.benchmark import Config
 from vae_jax.data import lengths_of, load_images, load_sentences
 from vae_jax.model import batch_elbo_terms
+from vae_jax.types import Hyper
 
 ROOT = Path(__file__).parents[1]
 TINY = {"hidden": (16,), "latent_dim": 2, "batch_size": 32, "dataset": "digits"}
@@ -110,12 +112,12 @@ def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
     assert {"python", "jax", "torch"} <= set(result["machine"]["versions"])
     ours = np.array(result["peers"]["vae_jax"]["seconds"])
     limits, goals = result["limits"], {goal["what"]: goal for goal in result["goals"]}
-    products = np.array(limits["matrix_products"]["seconds"])
+    products = np.array(result["matrix_products"]["seconds"])
     share = np.median(products.mean(axis=1) / ours.mean(axis=1))
     assert limits["share_of_matrix_products"] == pytest.approx(share)
     assert goals["share of the matrix products' rate"]["reached"] == pytest.approx(share)
     layers = _benchmark_cost.layers_of(784, (16,), 2)
-    assert limits["flops_per_epoch"] == 44 * _benchmark_cost.step_cost(layers, 32).flops
+    assert limits["flops"] == 44 * _benchmark_cost.step_cost(layers, 32).flops
     assert limits["copied_bytes_per_second"] > 0
     for name, peer in result["peers"].items():
         seconds = np.array(peer["seconds"])
@@ -159,7 +161,7 @@ def test_the_convolutional_model_is_measured_for_real(tmp_path, torch):
     down = 4 * 196 * 16 * 32 + 6 * 49 * 16 * 32 * 64
     up = 6 * (49 * 16 * 32 * 64 + 196 * 16 * 32)
     dense = 6 * (2 * 3136 * 8 + 8 * 4 + 2 * 8)
-    assert result["limits"]["flops_per_epoch"] == 1437 // 256 * 256 * (down + up + dense)
+    assert result["limits"]["flops"] == 1437 // 256 * 256 * (down + up + dense)
 
 
 @pytest.mark.slow
@@ -172,13 +174,13 @@ def test_text_measures_and_writes_for_real(tmp_path, torch):
     ratio = np.median(assert_sums_up(theirs, 2) / assert_sums_up(ours, 2))
     assert theirs["median_of_turn_ratios"] == pytest.approx(ratio)
     assert result["goals"][0]["reached"] == theirs["median_of_turn_ratios"]
-    lengths = lengths_of(load_sentences("grammar", num_train=256).train)
+    sentences = load_sentences("grammar", num_train=256)
+    lengths, words = lengths_of(sentences.train), len(sentences.vocabulary)
     assert result["tokens_per_epoch"] == lengths.sum()
     # GRUs of 8 units on 8 numbers a token, z of 16, for sentences of the mean length.
     length, gates = round(lengths.mean()), 3 * 8 * 8
-    words = load_sentences("grammar", num_train=256).tokenizer.size
     once = 2 * (2 * gates * length) + 8 * 2 * 16 + 16 * 8 + 16 * 3 * 8 + 8 * words * length
-    assert result["limits"]["flops_per_epoch"] == 6 * 64 * once * (256 // 64)
+    assert result["limits"]["flops"] == 6 * 64 * once * (256 // 64)
     # Both have learned something of the same text, ends of sentences counted.
     worst = lengths.mean() * math.log(340)
     assert 0 < ours["test_neg_elbo"] < worst
@@ -486,9 +488,9 @@ def test_sweep_measures_and_writes_for_real(tmp_path, capsys):
     assert neg_elbos["map"] == neg_elbos["solo"] < 784 * math.log(2)
     assert neg_elbos["vmap"] == pytest.approx(neg_elbos["solo"], rel=1e-4)
 
-    products = np.array(result["limits"]["matrix_products"]["seconds"])
+    products = np.array(result["matrix_products"]["seconds"])
     cost = _benchmark_cost.step_cost(_benchmark_cost.layers_of(784, (16,), 2), 32)
-    assert result["limits"]["flops_per_epoch"] == 44 * cost.flops
+    assert result["limits"]["flops"] == 44 * cost.flops
     for one in result["runs"].values():
         share = np.median(products / np.array(one["seconds"]))
         assert one["share_of_matrix_products"] == pytest.approx(share)
@@ -692,7 +694,9 @@ def test_all_jobs_are_run_and_a_failed_one_is_named(tmp_path, monkeypatch):
         benchmark.run(Config(benchmark.All(output_dir=tmp_path, overwrite=True)))
     flags = ["--output-dir", str(tmp_path), "--overwrite"]
     assert [words[0] for words in commands] == [job.split("-")[0] for job in benchmark.JOBS]
-    assert commands[:2] == [["single", *flags], ["single", "--network", "conv", *flags]]
+    conv = ["--network", "conv", *flags]
+    assert commands[:2] == [["single", *flags], ["single", *conv]]
+    assert ["profile", *conv] in commands
     assert all(words[-3:] == flags for words in commands)
     commands.clear()
     benchmark.run(Config(benchmark.All(output_dir=tmp_path, device="gpu")))
@@ -706,12 +710,40 @@ def test_the_bytes_of_a_step_by_hand():
     assert cost == (7 * (6 * 39 - 2 * 15), 4 * (10 * 52 + 7 * (6 * 13 + 3 * 5)))
 
 
-def test_a_recurrence_costs_its_weights_at_every_time():
-    once, thrice = (_benchmark_cost.Product(7, 4, 5, times=times).cost for times in (1, 3))
-    assert once == (6 * 7 * 20, 4 * (10 * 25 + 7 * 6 * 5))
-    assert thrice == (3 * once.flops, 4 * (18 * 25 + 7 * 18 * 5))
-    run = _benchmark_cost.training_products([_benchmark_cost.Product(7, 4, 5, times=3)], steps=2)
-    run()
+def test_a_recurrence_computes_its_products_at_every_time():
+    once, thrice = (_benchmark_cost.Product(7, 4, 5, times=times) for times in (1, 3))
+    assert (once.flops, thrice.flops) == (6 * 7 * 20, 3 * 6 * 7 * 20)
+    # A step of it is one product with what an identity makes of it, again and again.
+    operands = [(jnp.ones((7, 4)), jnp.full((4, 5), 1 / 4))]
+    program = _benchmark_cost._products.lower(operands, ((3, False),), steps=2).as_text()
+    assert len(re.findall(r"stablehlo\.dot_general", program)) == 3
+    assert "dense<3> : tensor<i32>" in program  # the end of the loop
+
+
+def test_the_products_of_a_convolution_are_those_of_the_network():
+    """The network's own program has as many, of the same sizes, in a step of training."""
+    config = Single(network="conv", hidden=(6,), latent_dim=3, batch_size=4, dataset="digits")
+    problem = _benchmark_model.problem_of(config, digits().train_images)
+    work = _benchmark_model.work_of(config, (28, 28, 1), problem.params)
+    trainer = _peers.trainer_of(problem.vae, 4)
+    hyper = Hyper(*map(jnp.float32, Hyper()))
+    state = jax.eval_shape(trainer.init, jax.random.key(0), hyper)
+    batch = jax.ShapeDtypeStruct((4, 28, 28, 1), jnp.uint8)
+    program = jax.jit(trainer.step).lower(state, hyper, batch).as_text()
+    pattern = r"dot_general .*\(tensor<(\d+)x(\d+)xf32>, tensor<(\d+)x(\d+)xf32>\)"
+    found = [sorted(map(int, sizes)) for sizes in re.findall(pattern, program)]
+    expected = []
+    for rows, inputs, outputs, _, is_of_data in work.products:
+        expected.append(sorted((rows, inputs, inputs, outputs)))  # forward
+        expected.append(sorted((inputs, rows, rows, outputs)))  # for the weights
+        if not is_of_data:
+            expected.append(sorted((rows, outputs, outputs, inputs)))  # for the input
+    assert sorted(found) == sorted(expected)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(problem.params))
+    encoder = 196 * 32 + 49 * 64 + 6 + 2 * 3
+    decoder = 6 + 49 * 64 + 196 * 32 + 784
+    numbers = 10 * parameters + 4 * (6 * (encoder + decoder) + 3 * 784)
+    assert work.cost.bytes == 4 * numbers
 
 
 def test_the_ceilings_are_rates():
@@ -875,7 +907,9 @@ def test_tabular_measures_and_writes_for_real(tmp_path, torch):
     # 13-32-2, 16 rows a step, of four fifths of the 178.
     step = _benchmark_cost.step_cost(_benchmark_cost.layers_of(13, (32,), 2), 16)
     assert result["limits"]["flops"] == 25 * 10 * (142 // 16) * step.flops
-    assert 0 < result["limits"]["share_of_matmul"] < 1
+    seconds = 25 * result["per_model_compiled"]["median_seconds"]
+    reached = result["limits"]["flops"] / seconds / result["limits"]["flops_per_second"]
+    assert result["limits"]["share_of_matrix_products"] == pytest.approx(reached)
     assert_tells_no_place(result, markdown, tmp_path)
 
 
