@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from experiments._timing import seconds_of
 from vae_jax import sharding
@@ -158,12 +159,13 @@ def matmul_ceiling(
     members: int,
     loops: int = 100,
     mesh: sharding.Mesh | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> float:
     """FLOPs per second of the matrix products of a step alone, batched over members.
 
     The members are spread over the devices of a mesh, if one is given.
 
-    For each layer the three of training, in float32 at JAX's default precision, as the model
+    For each layer the three of training, in a type and at JAX's default precision, as the model
     has them: forward, for the inputs and for the weights. Each adds next to nothing to what
     the next loop reads, so that no product can be left out or moved before the loop.
     """
@@ -171,8 +173,8 @@ def matmul_ceiling(
     keys = jax.random.split(jax.random.key(0), (len(shapes), 2))
     operands = [
         (
-            jax.random.normal(x_key, (members, batch_size, inputs)),
-            jax.random.normal(w_key, (members, inputs, outputs)) / inputs**0.5,
+            jax.random.normal(x_key, (members, batch_size, inputs)).astype(dtype),
+            (jax.random.normal(w_key, (members, inputs, outputs)) / inputs**0.5).astype(dtype),
         )
         for (x_key, w_key), (inputs, outputs) in zip(keys, shapes, strict=True)
     ]

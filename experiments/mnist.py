@@ -98,6 +98,9 @@ class Config(RunOptions):
     """capacity: weight of |KL - target| (100 without it)."""
     free_bits: tuple[float, ...] | None = None
     """free_bits: nats of KL in each latent dimension that cost nothing (0.5 without it)."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in; weights, posterior, likelihood and KL are float32. The
+    other is for accelerators that have it; a CPU gets slower."""
     dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = "auto"
     """auto: MNIST, or the digits of scikit-learn with a warning where it cannot be had."""
     data_dir: Path | None = None
@@ -230,7 +233,7 @@ def run_name(config: Config) -> str:
         UsageError: if it is too long for a folder.
     """
     parts = [config.dataset, f"{config.network}{_hidden(config)}", f"z{config.latent_dim}"]
-    parts += _changed(config, ("likelihood", "binarize", "objective"))
+    parts += _changed(config, ("likelihood", "binarize", "objective", "compute_dtype"))
     parts += [f"k{config.samples}"] if config.samples not in (None, 1) else []
     for axis in shown_axes(axes_of(config), lead_of(config)):
         parts.append(axis.field + "+".join(map(short, axis.values)))
@@ -250,7 +253,7 @@ def _changed(config: Config, fields: Sequence[str]) -> list[str]:
 
 def _words(config: Config) -> list[str]:
     """Every setting of the model that is not the default and not swept, as words for a title."""
-    choices = ("activation", "optimizer", "likelihood", "binarize", "objective")
+    choices = ("activation", "optimizer", "likelihood", "binarize", "objective", "compute_dtype")
     words = _changed(config, choices)
     usual = {
         "batch_size": Config.batch_size,
@@ -305,7 +308,14 @@ def build_vae(config: Config, x_shape: Sequence[int]) -> VAE:
         theta_dim=likelihood.theta_dim,
         activation=ACTIVATIONS[config.activation],
     )
-    return make_vae(encoder, decoder, likelihood, x_shape=x_shape, latent_dim=config.latent_dim)
+    return make_vae(
+        encoder,
+        decoder,
+        likelihood,
+        x_shape=x_shape,
+        latent_dim=config.latent_dim,
+        compute_dtype=config.compute_dtype,
+    )
 
 
 def run(config: Config) -> None:

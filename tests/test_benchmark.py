@@ -797,7 +797,7 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     assert_tells_no_place(result, markdown, tmp_path)
 
     peers = result["one_after_the_other"]
-    assert list(peers) == ["vae_jax, solo", "torch"]
+    assert list(peers) == ["vae_jax, solo", "torch", "JAX, a dispatch for every step"]
     for peer in peers.values():
         whole = np.median(assert_sums_up(peer["epoch"], turns=2))
         spent = peer["evaluation"]["median_seconds"] if "evaluation" in peer else 0
@@ -808,6 +808,12 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     # Few steps from the same weights: both sides are close.
     both = [peer["test_neg_elbo"] for peer in peers.values()]
     assert both[0] == pytest.approx(both[1], rel=0.05)
+    assert both[0] == pytest.approx(both[2], rel=0.05)
+    low = result["bfloat16"]
+    assert (low["members"], low["compute_dtype"]) == (2, "bfloat16")
+    assert low["test_neg_elbo"] == pytest.approx(both[0], rel=0.01)
+    assert low["test_neg_elbo"] != result["populations"]["2"]["test_neg_elbo"]
+    assert "| 2 at once, bfloat16 |" in markdown
 
     assert list(result["populations"]) == ["1", "2"]  # smaller ones first
     cost = _benchmark_cost.step_cost(_benchmark_cost.layers_of(784, (16,), 2), 32)
@@ -852,13 +858,17 @@ def test_the_goals_of_many_members():
     """The better share counts, for either may limit a device; a missing peer has no goal."""
     times = {"vae_jax, solo": 40.0, "torch": 120.0}
     row = {"times": times, "share_of_matmul_ceiling": 0.3, "share_of_copy_ceiling": 0.6}
-    goals = _benchmark_gpu.goals_of({"1": {}, "64": row})
+    row["test_neg_elbo"], low = 100.0, {"test_neg_elbo": 100.3}
+    goals = _benchmark_gpu.goals_of({"1": {}, "64": row}, low)
     assert [(goal.what, goal.reached, goal.is_met) for goal in goals] == [
         ("times torch, 64 members", 120.0, True),
         ("share of the roofline, 64 members", 0.6, True),
+        ("nats that bfloat16 costs, 64 members", pytest.approx(0.3), False),
     ]
+    assert _benchmark_gpu.goals_of({"1": {}}, low) == []
     times["torch, compiled and captured"] = 19.0
-    assert [goal.is_met for goal in _benchmark_gpu.goals_of({"64": row})] == [True, False, True]
+    met = [goal.is_met for goal in _benchmark_gpu.goals_of({"64": row}, low)]
+    assert met == [True, False, True, False]
 
 
 def test_torch_without_a_gpu_is_one_line(tmp_path, monkeypatch, torch):

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from vae_jax.gaussian import (
@@ -94,6 +95,7 @@ def make_vae(
     *,
     x_shape: Sequence[int],
     latent_dim: int,
+    compute_dtype: DTypeLike = jnp.float32,
 ) -> VAE:
     """Bundle two networks and a likelihood into a VAE with the prior N(0, I).
 
@@ -103,6 +105,8 @@ def make_vae(
         likelihood: the observation model that theta parameterises.
         x_shape: shape of one example.
         latent_dim: dimensions of z.
+        compute_dtype: what the networks compute in. The parameters and their gradients, the
+            posterior, theta, and so the likelihood, the KL and every sum stay float32.
 
     Returns:
         The bundle.
@@ -129,11 +133,15 @@ def make_vae(
             "decoder": decoder.init(key_decoder, jnp.zeros(latent_dim)),
         }
 
+    def applied(network: Module, params: Params, inputs: Array) -> Array:
+        low = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), (params, inputs))
+        return network.apply(*low).astype(jnp.float32)
+
     def encode(params: Params, x: Float[Array, "*x"]) -> Normal:
-        return as_normal(encoder.apply(params["encoder"], x))
+        return as_normal(applied(encoder, params["encoder"], x))
 
     def decode(params: Params, z: Float[Array, " latent"]) -> Float[Array, "*x theta"]:
-        return decoder.apply(params["decoder"], z)
+        return applied(decoder, params["decoder"], z)
 
     vae = VAE(init, encode, decode, likelihood, latent_dim)
     _check_shapes(vae, tuple(x_shape))
