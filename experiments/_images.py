@@ -12,15 +12,15 @@ from jaxtyping import Array, Float
 from experiments._noise import PICTURE_SEED
 from experiments._train import Trained, snapshot_epochs
 from vae_jax.data import ImageData
-from vae_jax.evaluation import ACTIVE_KL
+from vae_jax.evaluation import ACTIVE_KL, encode_all
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
-from vae_jax.types import Params, PRNGKey
+from vae_jax.types import Normal, Params, PRNGKey
 
 MANIFOLD_SIDE = 20
 SAMPLES = 100
 TRAVERSAL = np.linspace(-3.0, 3.0, 11)
-# Images that are encoded or decoded at once.
+# Images that are decoded at once.
 CHUNK = 1000
 
 
@@ -39,13 +39,14 @@ class ImagePictures(NamedTuple):
 
     def reconstruct(self, params: Params) -> Float[Array, "n height width channels"]:
         """The first test image of each class, encoded and decoded by the means of q and p."""
-        return decoded_means(self.vae, params, _encode(self.vae, params, self.originals())[0])
+        return decoded_means(self.vae, params, _means(self.vae, params, self.originals()))
 
     def originals(self) -> Float[Array, "n height width channels"]:
         """The first test image of each class, as the model sees it."""
         labels = self.images.test_labels
         first = [int(np.argmax(labels == label)) for label in np.unique(labels)]
-        return self._prepared(self.images.test_images[first])
+        keys = jax.random.split(_keys().preprocess, len(first))
+        return jax.vmap(self.preprocess)(keys, jnp.asarray(self.images.test_images[first]))
 
     def draw(self, result: Trained, folder: Path, *, title: str) -> None:
         """Draw every figure of a member, each with the arrays behind it.
@@ -98,12 +99,15 @@ class ImagePictures(NamedTuple):
         # The two dimensions that carry most; in order, so that a 2-D latent is z1 and z2.
         widest = np.sort(np.argsort(-kl, kind="stable")[:2])
         names = (f"z{widest[0] + 1}", f"z{widest[-1] + 1}")
-        means, log_vars = _encode(self.vae, params, self._prepared(self.images.test_images))
+        test_images = jax.device_put(self.images.test_images)
+        q = encode_all(_keys().preprocess, self.vae, self.preprocess, params, test_images)
+        assert isinstance(q, Normal)
+        means, log_vars = np.asarray(q.mean), np.asarray(q.log_var)
         if latent_dim == 1:
             points = np.stack([means[:, 0], np.exp(log_vars[:, 0] / 2)], axis=1)
             axis_names = ("mean of z1", "standard deviation of z1")
         else:
-            points, axis_names = np.asarray(means)[:, widest], names
+            points, axis_names = means[:, widest], names
         save(
             figures.latent_scatter(
                 points,
@@ -113,8 +117,8 @@ class ImagePictures(NamedTuple):
                 axis_names=axis_names,
             ),
             folder / "latent_scatter.png",
-            means=np.asarray(means),
-            log_vars=np.asarray(log_vars),
+            means=means,
+            log_vars=log_vars,
             labels=self.images.test_labels,
         )
 
@@ -144,10 +148,6 @@ class ImagePictures(NamedTuple):
                 values=TRAVERSAL,
             )
 
-    def _prepared(self, stored: np.ndarray) -> Float[Array, "n height width channels"]:
-        keys = jax.random.split(_keys().preprocess, len(stored))
-        return jax.vmap(self.preprocess)(keys, jnp.asarray(stored))
-
     def _decode(self, params: Params, zs: np.ndarray | Array) -> np.ndarray:
         return np.asarray(decoded_means(self.vae, params, jnp.asarray(zs)))
 
@@ -162,11 +162,10 @@ def _keys() -> _Keys:
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(
+def _means(
     vae: VAE, params: Params, xs: Float[Array, "n height width channels"]
-) -> tuple[Float[Array, "n latent"], Float[Array, "n latent"]]:
-    q = jax.lax.map(lambda x: vae.encode(params, x), xs, batch_size=CHUNK)
-    return q.mean, q.log_var
+) -> Float[Array, "n latent"]:
+    return jax.vmap(lambda x: vae.encode(params, x).mean)(xs)
 
 
 @partial(jax.jit, static_argnums=0)

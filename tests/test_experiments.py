@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -405,6 +406,46 @@ def test_a_sweep_that_does_not_even_compile_whole_is_cut_into_chunks(sweep, monk
     reason = "INTERNAL"
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"^INTERNAL"):
         call(tmp_path, *flags, "--overwrite", draw=False)
+
+
+@pytest.mark.parametrize("given", [None, "5"])
+def test_a_run_keeps_few_heaps(given, tmp_path):
+    """Or as many as the user says: of a dozen threads that all hold memory."""
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        pytest.skip("the heaps of glibc")
+    code = """
+import ctypes, sys, threading
+sys.argv = ["-m"]
+import experiments
+libc = ctypes.CDLL("libc.so.6")
+libc.fopen.restype = libc.malloc.restype = ctypes.c_void_p
+barrier = threading.Barrier(12)
+def hold():
+    libc.malloc(5000)
+    barrier.wait()
+threads = [threading.Thread(target=hold) for _ in range(12)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+file = ctypes.c_void_p(libc.fopen(b"heaps", b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+    own = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    variables = {**own, "PYTHONPATH": str(ROOT)} | ({"MALLOC_ARENA_MAX": given} if given else {})
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, check=True)
+    heaps = (tmp_path / "heaps").read_text("utf-8").count("<heap nr=")
+    assert heaps == int(given or 2)
+
+
+def test_networks_may_compute_in_bfloat16(sweep, tmp_path):
+    """With the weights in float32, to a quality that is that of float32 but for rounding."""
+    flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")
+    done = good(call(tmp_path, *flags, "--compute-dtype", "bfloat16", draw=False))
+    assert "-bfloat16-" in done.run.name
+    found, expected = rows_of(done.run), rows_of(sweep.run)
+    assert found != expected
+    for one, other in zip(found, expected, strict=True):
+        assert float(one["test_neg_elbo"]) == pytest.approx(float(other["test_neg_elbo"]), abs=0.2)
 
 
 def test_the_product_of_swept_settings_is_trained(tmp_path):
