@@ -1,5 +1,6 @@
 """How many models an accelerator trains at once, against one after the other and its limits."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,7 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
     # The goals are those of 64; where as many are not measured, the most that are.
     most = GOAL_MEMBERS if GOAL_MEMBERS in sizes else max(sizes)
     low = population_row(config, images, most, compute_dtype="bfloat16")
+    low["peak_device_bytes"] = None  # it is that of the largest population before
     layers = layers_of(images.train_images[0].size, config.hidden or (), config.latent_dim or 0)
     limits = {"copy_bytes_per_second": copy_ceiling()}
     for row in [*populations.values(), low]:
@@ -210,16 +212,20 @@ def roofline(
     one = step_cost(layers, config.batch_size)
     steps = images // config.batch_size
     flops, moved = size * steps * one.flops, size * steps * one.bytes
+    if row["compute_dtype"] != "float32":  # weights and moments are, what passes through is less
+        moved = None
     dtype = row["compute_dtype"]
     products = matmul_ceiling(layers, config.batch_size, size, dtype=dtype)
     return {
         "flops_per_epoch": flops,
         "bytes_per_epoch": moved,
         "flops_per_second": flops / seconds,
-        "bytes_per_second": moved / seconds,
+        "bytes_per_second": None if moved is None else moved / seconds,
         "matmul_ceiling_flops_per_second": products,
         "share_of_matmul_ceiling": flops / seconds / products,
-        "share_of_copy_ceiling": moved / seconds / limits["copy_bytes_per_second"],
+        "share_of_copy_ceiling": (
+            None if moved is None else moved / seconds / limits["copy_bytes_per_second"]
+        ),
     }
 
 
@@ -291,7 +297,7 @@ def _write(files: Path, result: dict[str, Any], config: Sweep) -> None:
 
 def _table_row(name: str, row: Mapping[str, Any]) -> dict[str, str]:
     evaluation, peak = row.get("evaluation"), row.get("peak_device_bytes")
-    at_once = "times" in row
+    at_once, counted = "times" in row, row.get("bytes_per_second") is not None
     return {
         "models": name,
         "training s": f"{row['training_seconds']:.3f}",
@@ -301,8 +307,8 @@ def _table_row(name: str, row: Mapping[str, Any]) -> dict[str, str]:
         "peak MB": f"{peak / 1e6:,.0f}" if peak else "",
         "TFLOP/s": f"{row['flops_per_second'] / 1e12:.2f}" if at_once else "",
         "of matmul": f"{row['share_of_matmul_ceiling']:.0%}" if at_once else "",
-        "GB/s": f"{row['bytes_per_second'] / 1e9:,.0f}" if at_once else "",
-        "of copy": f"{row['share_of_copy_ceiling']:.0%}" if at_once else "",
+        "GB/s": f"{row['bytes_per_second'] / 1e9:,.0f}" if counted else "",
+        "of copy": f"{row['share_of_copy_ceiling']:.0%}" if counted else "",
         "-ELBO": f"{row['test_neg_elbo']:.2f}",
     }
 
@@ -314,9 +320,9 @@ def _figure(title: str, result: Mapping[str, Any]) -> Figure:
     sizes = [row["members"] for row in result["populations"].values()]
     rates = [row["models_per_hour_training_alone"] for row in result["populations"].values()]
     axes.loglog(sizes, rates, "o-", color=figures.BLUE, label="vae_jax, at once (vmap)")
-    styles = ("-", "--", ":")
+    styles = ("-", "--", ":", "-.")
     peers = result["one_after_the_other"].items()
-    for style, (name, row) in zip(styles, peers, strict=False):
+    for style, (name, row) in zip(itertools.cycle(styles), peers, strict=False):
         rate = row["models_per_hour_training_alone"]
         label = f"{name}, one by one"
         axes.axhline(rate, linestyle=style, color=figures.VERMILION, label=label)

@@ -263,8 +263,7 @@ class RunFolder:
         Raises:
             UsageError: naming the first difference.
         """
-        saved = self.read_json("config.json")
-        now = as_json(config)
+        saved, now = with_later(self.read_json("config.json"), config), as_json(config)
         for key in sorted((saved.keys() | now.keys()) - NOT_THE_MODEL):
             if saved.get(key) != now.get(key):
                 raise UsageError(
@@ -422,6 +421,21 @@ def _as_csv(rows: Sequence[Row], *, header: bool) -> str:
 def as_json(config: Any) -> dict[str, Any]:
     """A dataclass as what JSON gives back: tuples as lists, paths as text."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def with_later(saved: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Settings as they were saved; those that came later have their default.
+
+    Args:
+        saved: of a run, maybe of an earlier version.
+        config: a dataclass of today.
+    """
+    later = {
+        field.name: field.default
+        for field in dataclasses.fields(config)
+        if field.default is not dataclasses.MISSING
+    }
+    return json.loads(json.dumps(later, default=str)) | dict(saved)
 
 
 def _finite(value: Any) -> Any:

@@ -21,6 +21,7 @@ from experiments._run import (
     as_words,
     check,
     flag_of,
+    with_later,
 )
 from experiments._saved import saved_rows
 from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
@@ -248,7 +249,8 @@ def check_slices(run: RunFolder, slices: int, config: RunOptions | None = None) 
                 raise UsageError(f"{run.path}: {found}; {hint}")
             own = config is None or folder.name == (config.shard or "").replace("/", "-of-")
             if not own and (folder / "config.json").is_file():
-                there, now = RunFolder(folder).read_json("config.json"), as_json(config)
+                there = with_later(RunFolder(folder).read_json("config.json"), config)
+                now = as_json(config)
                 for key in sorted((there.keys() | now.keys()) - OF_A_SLICE):
                     if there.get(key) != now.get(key):
                         raise UsageError(

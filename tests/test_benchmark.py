@@ -814,6 +814,10 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     assert low["test_neg_elbo"] == pytest.approx(both[0], rel=0.01)
     assert low["test_neg_elbo"] != result["populations"]["2"]["test_neg_elbo"]
     assert "| 2 at once, bfloat16 |" in markdown
+    assert low["bytes_per_second"] is None
+    figure = _benchmark_gpu._figure("a title", result)
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(shown) == 1 + len(peers)
 
     assert list(result["populations"]) == ["1", "2"]  # smaller ones first
     cost = _benchmark_cost.step_cost(_benchmark_cost.layers_of(784, (16,), 2), 32)

@@ -437,6 +437,18 @@ libc.fclose(file)
     assert heaps == int(given or 2)
 
 
+def test_a_run_of_before_a_setting_existed_is_gone_on_with(tmp_path):
+    flags = (*TINY, "--name", "old", "--epochs")
+    run = good(call(tmp_path, *flags, "1", draw=False)).run
+    config = read_json(run / "config.json")
+    del config["compute_dtype"]
+    (run / "config.json").write_text(json.dumps(config), "utf-8")
+    low = call(tmp_path, *flags, "2", "--resume", "--compute-dtype", "bfloat16", draw=False)
+    said = "--compute-dtype bfloat16: the run to resume was started with float32"
+    assert said in refused(low)
+    good(call(tmp_path, *flags, "2", "--resume", draw=False))
+
+
 def test_networks_may_compute_in_bfloat16(sweep, tmp_path):
     """With the weights in float32, to a quality that is that of float32 but for rounding."""
     flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")

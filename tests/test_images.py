@@ -213,6 +213,15 @@ def test_the_data_are_in_memory_once(tmp_path: Path) -> None:
         found[0] = 0
 
 
+def test_what_somebody_may_write_to_is_copied() -> None:
+    room = np.zeros(1000 + 64, np.uint8)
+    start = -room.ctypes.data % 64  # where JAX could take it as it is
+    own = room[start : start + 1000]
+    placed = place(own, None)
+    own[:] = 1
+    assert not np.any(placed)
+
+
 VALUES = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
 GOOD = pack(VALUES)
 PLAIN = gzip.decompress(GOOD)

@@ -101,7 +101,7 @@ def test_every_product_of_a_convolution_sums_over_one_axis(pair, channels, key):
 
 
 def test_rows_of_two_types_and_of_the_wrong_length():
-    """As NumPy promotes them, in the gradient too; what does not fit is refused at once."""
+    """As JAX promotes them, in the gradient too; what does not fit is refused at once."""
     x, w = jnp.ones((3, 2), jnp.bfloat16), jnp.ones((2, 5), jnp.float32)
     assert jax.eval_shape(matmul_rows, x, w).dtype == matmul_rows(x, w).dtype == jnp.float32
     gradients = jax.grad(lambda x, w: jnp.sum(matmul_rows(x, w)), argnums=(0, 1))(x, w)

@@ -95,7 +95,7 @@ def make_vae(
     *,
     x_shape: Sequence[int],
     latent_dim: int,
-    compute_dtype: DTypeLike = jnp.float32,
+    compute_dtype: DTypeLike | None = None,
 ) -> VAE:
     """Bundle two networks and a likelihood into a VAE with the prior N(0, I).
 
@@ -105,8 +105,9 @@ def make_vae(
         likelihood: the observation model that theta parameterises.
         x_shape: shape of one example.
         latent_dim: dimensions of z.
-        compute_dtype: what the networks compute in. The parameters and their gradients, the
-            posterior, theta, and so the likelihood, the KL and every sum stay float32.
+        compute_dtype: what the networks compute in, and what x and z are rounded to for them;
+            None is what they are. The parameters and their gradients, the posterior, theta,
+            and so the likelihood, the KL and every sum stay float32.
 
     Returns:
         The bundle.
@@ -134,6 +135,8 @@ def make_vae(
         }
 
     def applied(network: Module, params: Params, inputs: Array) -> Array:
+        if compute_dtype is None:
+            return network.apply(params, inputs)
         low = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), (params, inputs))
         return network.apply(*low).astype(jnp.float32)
 

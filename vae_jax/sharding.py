@@ -166,8 +166,9 @@ def place(tree: PyTree[np.ndarray], mesh: Mesh | None, *, split: bool = False) -
 
     def whole(leaf: np.ndarray) -> jax.Array:
         # What nobody can write to may stay where it is.
-        fixed = isinstance(leaf, np.ndarray) and not leaf.flags.writeable
-        return jax.device_put(leaf) if fixed else jax.numpy.asarray(leaf)
+        if isinstance(leaf, np.ndarray) and leaf.flags.writeable:
+            return jax.numpy.array(leaf)
+        return jax.device_put(leaf)
 
     if mesh is None:
         return jax.tree.map(whole, tree)
