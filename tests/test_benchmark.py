@@ -816,8 +816,9 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     assert "| 2 at once, bfloat16 |" in markdown
     assert low["bytes_per_second"] is None
     figure = _benchmark_gpu._figure("a title", result)
-    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert len(shown) == 1 + len(peers)
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 1 + len(peers)
 
     assert list(result["populations"]) == ["1", "2"]  # smaller ones first
     cost = _benchmark_cost.step_cost(_benchmark_cost.layers_of(784, (16,), 2), 32)
