@@ -68,6 +68,7 @@ TABLES = {
     "likelihood": LIKELIHOODS,
     "binarize": BINARIZE,
     "objective": OBJECTIVES,
+    "compute_dtype": ("float32", "bfloat16"),
     "dataset": DATASETS,
 }
 
