@@ -7,13 +7,14 @@ from typing import Any
 import flax.linen as nn
 
 from experiments import mnist
+from experiments._benchmark_cost import architecture
 from experiments._benchmark_sweep import Sweep, Trial, model_of
 from experiments._noise import elbo_of
 from experiments._sweep import Task
 from experiments._timing import alternate, compared, seconds_of, spread
 from vae_jax.data import ImageData
 from vae_jax.model import VAE, make_vae
-from vae_jax.networks import conv
+from vae_jax.networks import CONV_CHANNELS, conv
 from vae_jax.networks.conv import ConvDecoder, ConvEncoder
 from vae_jax.objectives import beta
 from vae_jax.preprocess import intensities
@@ -75,7 +76,7 @@ def compare(config: Sweep, images: ImageData) -> dict[str, Any]:
         trial.epoch()
     measures = {name: partial(seconds_of, trial.epoch) for name, trial in trials.items()}
     turns = alternate(measures, turns=config.turns)
-    widths = f"32-64-{HIDDEN[0]}-{LATENT_DIM}"
+    widths = architecture(*CONV_CHANNELS, *HIDDEN, LATENT_DIM)
     forms = {
         name: {**spread(turns[name]), **compared(turns[name], turns["conv, matmul"])}
         for name in turns
@@ -88,8 +89,7 @@ def tasks_of(config: Sweep, images: ImageData) -> dict[str, Task]:
     model = model_of(config, images, MEMBERS, network="conv", hidden=HIDDEN, latent_dim=LATENT_DIM)
     task = mnist.prepare(model)[1]
     x_shape = images.train_images.shape[1:]
-    twin = native_twin(mnist.build_vae(model, x_shape), x_shape)
-
+    twin = native_twin(task.vae, x_shape)
     trainer = make_trainer(twin, beta(), batch_size=config.batch_size)
     native = task._replace(trainer=trainer, evaluate=elbo_of(twin, intensities))
     return {"conv, matmul": task, "conv, native": native}

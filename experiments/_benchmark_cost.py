@@ -19,6 +19,11 @@ COPY_FLOATS = 2**26
 PRODUCTS = "matrix products"
 
 
+def architecture(*widths: int) -> str:
+    """`784-400-20`."""
+    return "-".join(map(str, widths))
+
+
 class Layers(NamedTuple):
     """The dense layers of a VAE, `(inputs, outputs)` each."""
 
@@ -95,31 +100,42 @@ def moved_bytes(parameters: int, outputs: int, data: int) -> int:
     return FLOAT_BYTES * (10 * parameters + 6 * outputs + 3 * data)
 
 
-def step_cost(layers: Layers, batch_size: int) -> Cost:
-    """Count what a step of Adam on a minibatch must do, one sample of z for each image.
+def cost_of(
+    products: Sequence[Product], parameters: int, data: int, outputs: int | None = None
+) -> Cost:
+    """Count what a step of Adam on a minibatch must do, one sample of z for each example.
 
-    FLOPs are those of the matrix products, with W weights in a layer (`Product.flops`):
-
-        FLOPs = batch (6 sum(W) - 2 W_first);
-
-    bytes those of `moved_bytes`.
+    FLOPs are those of the matrix products (`Product.flops`), bytes those of `moved_bytes`.
 
     Args:
-        layers: of a fully connected model.
-        batch_size: images in a minibatch.
+        products: of the step.
+        parameters: of the model.
+        data: numbers of the minibatch.
+        outputs: of all layers, for the whole minibatch; those of the products without it.
 
     Returns:
         The cost of one model; that of a population is a multiple.
     """
+    if outputs is None:
+        outputs = sum(one.rows * one.outputs * one.times for one in products)
+    return Cost(sum(one.flops for one in products), moved_bytes(parameters, outputs, data))
+
+
+def step_cost(layers: Layers, batch_size: int) -> Cost:
+    """What a step of a fully connected model costs.
+
+    With W weights in a layer
+    FLOPs = batch (6 sum(W) - 2 W_first).
+    """
     both = [*layers.encoder, *layers.decoder]
-    outputs = sum(outputs for _, outputs in both)
-    parameters = sum(inputs * outputs for inputs, outputs in both) + outputs
-    flops = sum(one.flops for one in dense_products(layers, batch_size))
+    parameters = sum((inputs + 1) * outputs for inputs, outputs in both)
     pixels = layers.encoder[0][0]
-    return Cost(flops, moved_bytes(parameters, batch_size * outputs, batch_size * pixels))
+    return cost_of(dense_products(layers, batch_size), parameters, batch_size * pixels)
 
 
-def limits_of(cost: Cost, steps: int, seconds: float, share: float) -> dict[str, float]:
+def limits_of(
+    cost: Cost, steps: int, *, seconds: float, share: float, copied: float
+) -> dict[str, float]:
     """How near training is to what the machine can do.
 
     Args:
@@ -127,6 +143,7 @@ def limits_of(cost: Cost, steps: int, seconds: float, share: float) -> dict[str,
         steps: of an epoch, or of whatever was measured.
         seconds: that the matrix products of these steps take alone.
         share: of their rate that was reached.
+        copied: bytes a second of a copy (`copy_ceiling`).
 
     Returns:
         The cost of all steps, the rates of the matrix products and of a copy, and the share.
@@ -135,18 +152,18 @@ def limits_of(cost: Cost, steps: int, seconds: float, share: float) -> dict[str,
         "flops": steps * cost.flops,
         "bytes": steps * cost.bytes,
         "products_seconds": seconds,
-        "flops_per_second": steps * cost.flops / seconds,
-        "copied_bytes_per_second": copy_ceiling(),
+        "products_flops_per_second": steps * cost.flops / seconds,
+        "copied_bytes_per_second": copied,
         "share_of_matrix_products": share,
     }
 
 
-def told(limits: Mapping[str, float], who: str = "ours") -> str:
-    """The limits in words, and who came how near to them."""
-    seconds = limits["bytes"] / limits["copied_bytes_per_second"]
+def limits_in_words(limits: Mapping[str, float], who: str = "ours") -> str:
+    """What the machine can do at most, and who came how near to it."""
+    seconds, rate = limits["bytes"] / limits["copied_bytes_per_second"], "products_flops_per_second"
     return (
         f"The limit: the matrix products alone, {limits['flops'] / 1e9:,.0f} GFLOP, take "
-        f"{limits['products_seconds']:.3f} s at {limits['flops_per_second'] / 1e9:.0f} GFLOP/s; "
+        f"{limits['products_seconds']:.3f} s at {limits[rate] / 1e9:.0f} GFLOP/s; "
         f"{who} reaches {100 * limits['share_of_matrix_products']:.0f}% of that rate. What must be "
         f"read and written if no cache keeps it, {limits['bytes'] / 1e9:.1f} GB, would take "
         f"{seconds:.2f} s at the {limits['copied_bytes_per_second'] / 1e9:.1f} GB/s of a copy."

@@ -1,7 +1,7 @@
 """How many models an accelerator trains at once, against one after the other and its limits."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from experiments._benchmark_cost import (
     Layers,
     copy_ceiling,
     layers_of,
+    limits_of,
     matmul_ceiling,
     step_cost,
 )
@@ -23,11 +24,11 @@ from experiments._benchmark_job import Goal, begin, said_of, subject
 from experiments._benchmark_sweep import (
     Sweep,
     Trial,
-    architecture,
     grid_of,
     model_of,
     num_params,
     resolved,
+    widths_of,
     yardstick,
 )
 from experiments._peers import (
@@ -84,18 +85,19 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
     # Smaller ones first, because the device tells only the peak since the process began.
     populations = {str(size): population_row(config, images, size) for size in sizes}
     peers = peer_rows(config, images, torch_device)
-    # The goals are those of 64; where as many are not measured, the most that are.
+    # In bfloat16 as many as the goals are of; where they are not measured, the most that are.
     most = GOAL_MEMBERS if GOAL_MEMBERS in sizes else max(sizes)
     low = population_row(config, images, most, compute_dtype="bfloat16")
     low["peak_device_bytes"] = None  # it is that of the largest population before
     layers = layers_of(images.train_images[0].size, config.hidden or (), config.latent_dim or 0)
-    limits = {"copy_bytes_per_second": copy_ceiling()}
+    copied = copy_ceiling()
     for row in [*populations.values(), low]:
         row |= against(row, peers)
-        row |= roofline(config, layers, row, len(images.train_images), limits)
+        row |= roofline(config, layers, row, len(images.train_images), copied)
+    goals = goals_of(populations, low)
     result = {
         **subject("sweep", config, images),
-        "architecture": architecture(config, images),
+        "architecture": widths_of(config, images),
         "device": jax.devices()[0].device_kind,
         "matmul_precision": {
             "jax": str(jax.config.values["jax_default_matmul_precision"] or "default"),
@@ -106,12 +108,11 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
         "populations": populations,
         "bfloat16": low,
         "one_after_the_other": peers,
-        "ceilings": limits,
         "convolution": compare(config, images),
-        "goals": [goal.as_json() for goal in goals_of(populations, low)],
+        "goals": [goal.as_json() for goal in goals],
         "machine": machine(bystanders),
     }
-    _write(files, result, config)
+    _write(files, result, goals, config)
 
 
 def population_row(
@@ -132,8 +133,7 @@ def population_row(
         raise UsageError(f"--members {size}: the device cannot run it ({why})") from None
     stats = jax.devices()[0].memory_stats() or {}
     betas, seeds = grid_of(size)
-    trial.neg_elbo()  # all must be in training
-    vae = mnist.build_vae(model, images.train_images.shape[1:])
+    trial.check_all_trained()
     per_hour = 3600 * size / measured["training_seconds"] / config.epochs
     whole = 3600 * size / measured["epoch"]["median_seconds"] / config.epochs
     return {
@@ -147,7 +147,7 @@ def population_row(
         "models_per_hour": whole,
         "models_per_hour_training_alone": per_hour,
         "peak_device_bytes": stats.get("peak_bytes_in_use"),
-        "test_neg_elbo": neg_elbo_of(vae, trial.params(), images.test_images),
+        "test_neg_elbo": neg_elbo_of(task.vae, trial.params(), images.test_images),
     }
 
 
@@ -170,11 +170,9 @@ def training_row(turns: Mapping[str, Turns]) -> dict[str, Any]:
 
 def peer_rows(config: Sweep, images: ImageData, device: str) -> dict[str, Any]:
     """Train one model of each kind in turns, from the same weights: they set the pace of many."""
-    model = model_of(config, images, 1)
-    task = mnist.prepare(model)[1]
-    member = yardstick(task.members)
+    task = mnist.prepare(model_of(config, images, 1))[1]
+    vae, member = task.vae, yardstick(task.members)
     trial = Trial(task, [member], "map")
-    vae = mnist.build_vae(model, images.train_images.shape[1:])
     params = task.trainer.init(jax.random.key(member.seed), member.hyper).params
     problem = Problem(vae, config.batch_size, member.seed, params, images.train_images)
     peers: dict[str, Peer] = {TORCH: torch_peer(problem, tensor_batches, device)}
@@ -205,27 +203,20 @@ def against(row: Mapping[str, Any], peers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def roofline(
-    config: Sweep, layers: Layers, row: Mapping[str, Any], images: int, limits: Mapping[str, float]
+    config: Sweep, layers: Layers, row: Mapping[str, Any], num_images: int, copied: float
 ) -> dict[str, Any]:
     """What a population's epoch of training costs, and how near it is to what the device can."""
     size, seconds = row["members"], row["training_seconds"]
-    one = step_cost(layers, config.batch_size)
-    steps = images // config.batch_size
-    flops, moved = size * steps * one.flops, size * steps * one.bytes
-    if row["compute_dtype"] != "float32":  # weights and moments are, what passes through is less
-        moved = None
-    dtype = row["compute_dtype"]
-    products = matmul_ceiling(layers, config.batch_size, size, dtype=dtype)
+    cost, steps = step_cost(layers, config.batch_size), size * (num_images // config.batch_size)
+    rate = matmul_ceiling(layers, config.batch_size, size, dtype=row["compute_dtype"])
+    alone = steps * cost.flops / rate
+    limits = limits_of(cost, steps, seconds=alone, share=alone / seconds, copied=copied)
+    # In bfloat16 weights and moments are float32 and what passes through is not: not counted.
+    counted = row["compute_dtype"] == "float32"
     return {
-        "flops_per_epoch": flops,
-        "bytes_per_epoch": moved,
-        "flops_per_second": flops / seconds,
-        "bytes_per_second": None if moved is None else moved / seconds,
-        "matmul_ceiling_flops_per_second": products,
-        "share_of_matmul_ceiling": flops / seconds / products,
-        "share_of_copy_ceiling": (
-            None if moved is None else moved / seconds / limits["copy_bytes_per_second"]
-        ),
+        **limits,
+        "bytes": limits["bytes"] if counted else None,
+        "share_of_copy": limits["bytes"] / seconds / copied if counted else None,
     }
 
 
@@ -245,23 +236,23 @@ def goals_of(populations: Mapping[str, Mapping[str, Any]], low: Mapping[str, Any
         for name, times in row["times"].items()
         if name in TIMES_GOALS
     ]
-    share = max(row["share_of_matmul_ceiling"], row["share_of_copy_ceiling"])
+    share = max(row["share_of_matrix_products"], row["share_of_copy"])
     lost = low["test_neg_elbo"] - row["test_neg_elbo"]
     return [
         *goals,
         Goal(f"share of the roofline, {many}", SHARE_GOAL, share),
-        Goal(f"nats that bfloat16 costs, {many}", LOST_GOAL, lost, True),
+        Goal(f"nats that bfloat16 costs, {many}", LOST_GOAL, lost, at_most=True),
     ]
 
 
-def _write(files: Path, result: dict[str, Any], config: Sweep) -> None:
+def _write(files: Path, result: dict[str, Any], goals: Sequence[Goal], config: Sweep) -> None:
     populations, peers = result["populations"], result["one_after_the_other"]
     title = f"VAE {result['architecture']} on {result['dataset']}, batch {config.batch_size}"
     rows = [_table_row(f"{size} at once", row) for size, row in populations.items()]
     low = result["bfloat16"]
     rows.append(_table_row(f"{low['members']} at once, bfloat16", low))
     rows += [_table_row(f"{name}, one by one", row) for name, row in peers.items()]
-    conv, goals = result["convolution"], goals_of(populations, low)
+    conv = result["convolution"]
     forms = [f"{name} {form['median_seconds']:.2f} s" for name, form in conv["forms"].items()]
     write_results(
         files,
@@ -297,18 +288,19 @@ def _write(files: Path, result: dict[str, Any], config: Sweep) -> None:
 
 def _table_row(name: str, row: Mapping[str, Any]) -> dict[str, str]:
     evaluation, peak = row.get("evaluation"), row.get("peak_device_bytes")
-    at_once, counted = "times" in row, row.get("bytes_per_second") is not None
+    at_once, counted = "times" in row, row.get("bytes") is not None
+    seconds = row["training_seconds"]
     return {
         "models": name,
-        "training s": f"{row['training_seconds']:.3f}",
+        "training s": f"{seconds:.3f}",
         "evaluation s": f"{evaluation['median_seconds']:.3f}" if evaluation else "",
         "models/h": f"{row['models_per_hour_training_alone']:,.0f}",
         "times torch": f"{row['times'][TORCH]:.1f}" if at_once else "",
         "peak MB": f"{peak / 1e6:,.0f}" if peak else "",
-        "TFLOP/s": f"{row['flops_per_second'] / 1e12:.2f}" if at_once else "",
-        "of matmul": f"{row['share_of_matmul_ceiling']:.0%}" if at_once else "",
-        "GB/s": f"{row['bytes_per_second'] / 1e9:,.0f}" if counted else "",
-        "of copy": f"{row['share_of_copy_ceiling']:.0%}" if counted else "",
+        "TFLOP/s": f"{row['flops'] / seconds / 1e12:.2f}" if at_once else "",
+        "of products": f"{row['share_of_matrix_products']:.0%}" if at_once else "",
+        "GB/s": f"{row['bytes'] / seconds / 1e9:,.0f}" if counted else "",
+        "of copy": f"{row['share_of_copy']:.0%}" if counted else "",
         "-ELBO": f"{row['test_neg_elbo']:.2f}",
     }
 

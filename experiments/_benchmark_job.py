@@ -47,14 +47,32 @@ class Goal(NamedTuple):
         """Whether it was reached."""
         return self.reached <= self.goal if self.at_most else self.reached >= self.goal
 
+    @property
+    def asked(self) -> str:
+        """The goal in words."""
+        return f"{'at most' if self.at_most else 'at least'} {number(self.goal)}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether it was reached, in words."""
+        return "met" if self.is_met else "missed"
+
+    @property
+    def times(self) -> float:
+        """How many times it was reached: 1 is just so, more is better."""
+        return self.goal / self.reached if self.at_most else self.reached / self.goal
+
     def as_json(self) -> dict[str, Any]:
         """For the measurement's file."""
         return {**self._asdict(), "is_met": self.is_met}
 
     def __str__(self) -> str:
-        sign = "at most" if self.at_most else "at least"
-        met = "met" if self.is_met else "missed"
-        return f"{self.what}: {self.reached:.3g} ({sign} {self.goal:g}, {met})"
+        return f"{self.what}: {number(self.reached)} ({self.asked}, {self.verdict})"
+
+
+def number(value: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def said_of(goals: Sequence[Goal]) -> str:

@@ -4,16 +4,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 
 from experiments._benchmark_cost import (
     Cost,
     Product,
+    architecture,
+    cost_of,
     dense_products,
     layers_of,
-    moved_bytes,
     step_cost,
 )
 from experiments._benchmark_job import Job, begin, check_counts
@@ -27,6 +28,7 @@ from vae_jax.networks.conv import THIN
 from vae_jax.types import Params
 
 SIZES = {"mlp": ((400,), 20), "conv": ((256,), 2)}  # dense layers and z, unless they are given
+SomeModel = TypeVar("SomeModel", bound="OneModel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +82,11 @@ class Begun(NamedTuple):
         return len(self.images.train_images) // self.problem.batch_size
 
 
-def check_model(config: OneModel) -> None:
+def checked(config: SomeModel) -> SomeModel:
     """Refuse settings that make no model, before anything is loaded.
+
+    Returns:
+        The configuration with the sizes of its network filled in.
 
     Raises:
         UsageError: naming the value.
@@ -90,6 +95,7 @@ def check_model(config: OneModel) -> None:
     sized = dataclasses.replace(config, hidden=hidden, latent_dim=latent_dim)
     check_counts(sized, "hidden", "latent_dim", "batch_size")
     check(0 <= config.seed < 2**32, "--seed", config.seed, "0 to 2^32 - 1 is needed")
+    return sized
 
 
 def begin_model(job: str, config: OneModel) -> Begun:
@@ -113,7 +119,7 @@ def problem_of(config: OneModel, images: Images) -> Problem:
         hidden, theta_dim=likelihood.theta_dim, x_shape=x_shape, latent_dim=latent_dim
     )
     vae = make_vae(encoder, decoder, likelihood, x_shape=x_shape, latent_dim=latent_dim)
-    params = vae.init(jax.random.key(config.seed))
+    params = jax.jit(vae.init)(jax.random.key(config.seed))
     return Problem(vae, config.batch_size, config.seed, params, images)
 
 
@@ -159,12 +165,11 @@ def work_of(config: OneModel, x_shape: Sequence[int], params: Params) -> Work:
     outputs += sum(size for _, size in both)
     products = [*down, *(Product(batch, *one) for one in both), *up]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-    flops = sum(one.flops for one in products)
-    return Work(products, Cost(flops, moved_bytes(parameters, batch * outputs, batch * pixels)))
+    return Work(products, cost_of(products, parameters, batch * pixels, batch * outputs))
 
 
-def architecture(config: OneModel, pixels: int) -> str:
+def widths_of(config: OneModel, pixels: int) -> str:
     """`784-400-20`, or of the convolutional network the channels and the dense layers."""
-    widths = [pixels] if config.network == "mlp" else [*CONV_CHANNELS]
+    first = [pixels] if config.network == "mlp" else CONV_CHANNELS
     hidden, latent_dim = config.sizes
-    return "-".join(map(str, [*widths, *hidden, latent_dim]))
+    return architecture(*first, *hidden, latent_dim)

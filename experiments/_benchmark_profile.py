@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from experiments._benchmark_cost import PRODUCTS
 from experiments._benchmark_job import check_counts, subject
-from experiments._benchmark_model import OneModel, architecture, begin_model, check_model
+from experiments._benchmark_model import OneModel, begin_model, checked, widths_of
 from experiments._peers import LEARNING_RATE, trainer_of
 from experiments._timing import Bystanders, machine, seconds_of, write_results
 from vae_jax.types import Hyper
@@ -49,7 +49,7 @@ def run(config: Profile) -> None:
     Raises:
         UsageError: if a setting, the data or the folder does not allow it.
     """
-    check_model(config)
+    config = checked(config)
     check_counts(config, "instructions")
     begun = begin_model("profile", config)
     problem, batch = begun.problem, config.batch_size
@@ -83,7 +83,7 @@ def run(config: Profile) -> None:
     costly = sorted(times, key=lambda name: -times[name])[: config.instructions]
     result = {
         **subject(begun.job, config, begun.images),
-        "architecture": architecture(config, begun.pixels),
+        "architecture": widths_of(config, begun.pixels),
         "seconds_per_epoch": plain,
         "seconds_per_epoch_profiled": traced,
         "processors_busy": processors,

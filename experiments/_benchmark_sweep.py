@@ -4,7 +4,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,13 @@ import numpy as np
 from experiments import mnist
 from experiments._benchmark_cost import (
     PRODUCTS,
+    architecture,
+    copy_ceiling,
     dense_products,
     layers_of,
+    limits_in_words,
     limits_of,
     step_cost,
-    told,
     training_products,
 )
 from experiments._benchmark_job import (
@@ -41,6 +43,7 @@ from experiments._timing import (
     alternate,
     compared,
     machine,
+    ratio_in_words,
     seconds_of,
     single_figure,
     spread,
@@ -77,7 +80,8 @@ class Sweep(Job):
     members: tuple[int, ...] | None = None
     """Members of the population, 24; on a GPU of each population, 1 4 16 64 256."""
     memory_members: int = 24
-    """CPU: members of the sweep whose memory is measured."""
+    """CPU: members of the smaller of two sweeps whose memory is measured; the other has twice
+    as many."""
     hidden: tuple[int, ...] | None = None
     """Widths of the encoder's layers, 512 256 (GPU: 400); the decoder mirrors them."""
     latent_dim: int | None = None
@@ -129,16 +133,24 @@ class Trial:
         """The test negative ELBO of the member at beta 1 after the last epoch, nats per image.
 
         Raises:
-            UsageError: if a member has diverged, and no longer takes its time.
+            UsageError: as `check_all_trained`.
+        """
+        self.check_all_trained()
+        test = ElboEstimate(*(leaf[self._yardstick] for leaf in self._report.test))
+        return -float(test.elbo)
+
+    def check_all_trained(self) -> None:
+        """Refuse to go on if a member has diverged, and no longer takes its time.
+
+        Raises:
+            UsageError: saying how many.
         """
         stopped = int(np.count_nonzero(self._report.status.cause))
         if stopped:
             raise UsageError(f"{stopped} of {self.size} members diverged; nothing to compare")
-        test = ElboEstimate(*(leaf[self._yardstick] for leaf in self._report.test))
-        return -float(test.elbo)
 
     def params(self) -> Params:
-        """The parameters of that member."""
+        """The parameters of the member of `neg_elbo`."""
         return self._sweep.pick(self._population, self._yardstick)
 
 
@@ -203,10 +215,10 @@ def num_params(task: Task) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
 
 
-def architecture(config: Sweep, images: ImageData) -> str:
+def widths_of(config: Sweep, images: ImageData) -> str:
     """`784-512-256-2`."""
-    widths = (images.train_images[0].size, *(config.hidden or ()), config.latent_dim)
-    return "-".join(map(str, widths))
+    pixels = images.train_images[0].size
+    return architecture(pixels, *(config.hidden or ()), config.latent_dim or 0)
 
 
 def run(config: Sweep) -> None:
@@ -232,6 +244,7 @@ def run(config: Sweep) -> None:
     measures[PRODUCTS] = partial(seconds_of, training_products(products, steps))
     first = {name: measure() for name, measure in measures.items()}
     turns = alternate(measures, turns=config.turns)
+    copied = copy_ceiling()
     hardware = machine(bystanders)
 
     betas, seeds = grid_of(size)
@@ -253,21 +266,23 @@ def run(config: Sweep) -> None:
     share = runs["solo"]["share_of_matrix_products"]
     alone = spread(turns[PRODUCTS])
     cost = step_cost(layers, config.batch_size)
-    limits = limits_of(cost, steps, alone["median_seconds"], share)
-    used = memory(config, images, num_params(task))
+    seconds = alone["median_seconds"]
+    limits = limits_of(cost, steps, seconds=seconds, share=share, copied=copied)
+    parameters = num_params(task)
+    used = memory(config, images, parameters)
     added = used["bytes_per_parameter_and_member"]
     ratio = runs["map"]["median_of_turn_ratios"]
     goals = [
-        Goal("times solo, a member-epoch of map", GOAL_RATIO, ratio, True),
-        Goal("bytes a parameter and member", GOAL_BYTES, added, True),
+        Goal("times solo, a member-epoch of map", GOAL_RATIO, ratio, at_most=True),
+        Goal("bytes a parameter and member", GOAL_BYTES, added, at_most=True),
     ]
     result = {
         **subject("sweep", config, images),
-        "architecture": architecture(config, images),
-        "parameters": num_params(task),
+        "architecture": widths_of(config, images),
+        "parameters": parameters,
         "betas": betas,
         "seeds": seeds,
-        "images_per_epoch": len(images.train_images) // config.batch_size * config.batch_size,
+        "images_per_epoch": steps * config.batch_size,
         "epochs": 1 + config.turns,
         "unit": "seconds per member and epoch, its evaluation included",
         "runs": runs,
@@ -286,7 +301,7 @@ def run(config: Sweep) -> None:
             "members": str(one["members"]),
             **{which: f"{one[f'{which}_seconds']:.3f}" for which in ("median", "min", "max")},
             "times solo": f"{one['ratio_of_medians']:.3f}",
-            "by turns": f"{one['median_of_turn_ratios']:.3f}",
+            "by turns": ratio_in_words(one),
             "of the products' rate": f"{one['share_of_matrix_products']:.0%}",
             "compiled in": f"{one['compile_seconds']:.2f}",
             f"-ELBO, {result['epochs']} epochs": f"{one['test_neg_elbo']:.2f}",
@@ -303,21 +318,19 @@ def run(config: Sweep) -> None:
         "three and the matrix products alone alternate in one process. `solo`: one model as "
         "`experiments.mnist` trains it, a sweep of one member; `map` and `vmap`: the members one "
         "after the other in one program, and all at once. Times solo: ratio of the medians; "
-        "by turns: median of the ratios within a turn. Compiling is not in the times. "
+        "by turns: median and range of the ratios within a turn. Compiling is not in the times. "
         "-ELBO is that of the member at beta 1 with the first seed, nats per image.",
-        told(limits, "`solo`, its evaluation in the time,"),
-        f"Memory: the peak resident memory of `python -m experiments.mnist --epochs 1` is "
-        f"{used['solo_peak_bytes'] / 1e6:,.0f} MB for one model and "
-        f"{used['sweep_peak_bytes'] / 1e6:,.0f} MB for {used['members']} (map, "
-        f"{used['members_at_once']} at once), which is "
-        f"{used['bytes_per_parameter_and_member']:.1f} bytes for each of the "
-        f"{used['parameters']:,} parameters of a further member, its checkpoint included.",
+        limits_in_words(limits, "`solo`, its evaluation in the time,"),
+        "Memory: the peak resident memory of `python -m experiments.mnist --epochs 1 --figures "
+        f"none --execution map` is {in_words(used['peak_bytes'])}. From the second to the third "
+        f"that is {added:.1f} bytes for each of the {parameters:,} parameters of a further member, "
+        "its part of the checkpoint included.",
         said_of(goals),
     )
-    seconds = {name: np.array(turns[name]) for name in turns}
+    times = {name: np.array(turns[name]) for name in turns}
     what = "seconds per member and epoch on the CPU: median, range, and every epoch"
     figure = single_figure(title, turns, what)
-    figures.save(figure, files.with_suffix(".png"), **seconds)
+    figures.save(figure, files.with_suffix(".png"), **times)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
 
 
@@ -327,28 +340,34 @@ def member_seconds(trial: Trial) -> float:
 
 
 def memory(config: Sweep, images: ImageData, parameters: int) -> dict[str, Any]:
-    """Peak memory of a run of one model and of a sweep, and what a further member adds to it.
+    """Peak memory of a run of one model and of two sweeps, and what a further member adds to it.
+
+    Between the sweeps, because what one model takes at the most may be that of compiling it.
 
     Raises:
         UsageError: if a run fails.
     """
-    betas, seeds = grid_of(config.memory_members)
+    few = config.memory_members
     settings = ["--hidden", *map(str, config.hidden or ()), "--latent-dim", str(config.latent_dim)]
     settings += ["--batch-size", str(config.batch_size), "--execution", "map"]
     settings += data_arguments(config, images)
-    grid = ["--beta", *map(str, betas), "--seed", *map(str, seeds)]
+    peaks: dict[int, int] = {}
     with tempfile.TemporaryDirectory() as scratch:
         _, environment = isolated(Path(scratch))
-        solo, _ = peak_of(settings, environment)
-        sweep, at_once = peak_of([*grid, *settings], environment)
-    more = config.memory_members - 1
-    return {
-        "parameters": parameters,
-        "members": config.memory_members,
-        "betas": betas,
-        "seeds": seeds,
-        "members_at_once": at_once,
-        "solo_peak_bytes": solo,
-        "sweep_peak_bytes": sweep,
-        "bytes_per_parameter_and_member": (sweep - solo) / more / parameters,
-    }
+        for members in (1, few, 2 * few):
+            betas, seeds = grid_of(members)
+            grid = ["--beta", *map(str, betas), "--seed", *map(str, seeds)]
+            peaks[members], at_once = peak_of([*grid, *settings], environment)
+            if at_once < members:
+                raise UsageError(f"--memory-members {few}: {members} do not fit the memory at once")
+    added = (peaks[2 * few] - peaks[few]) / few / parameters
+    return {"peak_bytes": peaks, "bytes_per_parameter_and_member": added}
+
+
+def in_words(peaks: Mapping[int, int]) -> str:
+    """`700 MB for 1 member, 1,100 MB for 24 and 1,600 MB for 48`."""
+    *most, last = (
+        f"{peak / 1e6:,.0f} MB for {members} member{'s' * (members > 1)}"
+        for members, peak in peaks.items()
+    )
+    return f"{', '.join(most)} and {last}"

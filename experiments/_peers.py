@@ -248,6 +248,7 @@ def torch_peer(
     device: str = "cpu",
     *,
     compiled: bool = False,
+    channels_last: bool = False,
     twin: Twin = MLP,
 ) -> Peer:
     """The eager PyTorch loop, with what is fast about it: float32 data in memory, fused Adam.
@@ -259,10 +260,14 @@ def torch_peer(
         batches_of: the minibatches of a tensor.
         device: where everything is, `cpu` or `cuda`.
         compiled: fuse the loss and its gradient by `torch.compile`, which needs a C++ compiler.
+        channels_last: lay images and kernels out with their channels last.
         twin: the networks.
     """
     model, weights, batches = _torch_parts(problem, batches_of, device, twin)
     torch = import_torch()
+    if channels_last:
+        for network in model:
+            network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True)
     terms = torch.compile(torch_elbo_terms) if compiled else torch_elbo_terms
 

@@ -76,14 +76,23 @@ def compared(turns: Turns, reference: Turns) -> dict[str, float]:
         reference: the seconds to compare with, of as many turns.
 
     Returns:
-        The ratio of the medians over all calls; and the median over the turns of the ratio
-        of a turn's means, which what slows both in the same turn leaves alone.
+        The ratio of the medians over all calls; and the median and the range over the turns of
+        the ratio of a turn's means, which what slows both in the same turn leaves alone.
     """
-    ratios = map(operator.truediv, map(statistics.fmean, turns), map(statistics.fmean, reference))
+    both = map(statistics.fmean, turns), map(statistics.fmean, reference)
+    ratios = [*map(operator.truediv, *both)]
     return {
         "ratio_of_medians": statistics.median(flat(turns)) / statistics.median(flat(reference)),
         "median_of_turn_ratios": statistics.median(ratios),
+        "min_of_turn_ratios": min(ratios),
+        "max_of_turn_ratios": max(ratios),
     }
+
+
+def ratio_in_words(ratio: Mapping[str, float]) -> str:
+    """The median and the range of what `compared` found: `1.45 (1.31 to 1.94)`."""
+    middle, low, high = (ratio[f"{which}_of_turn_ratios"] for which in ("median", "min", "max"))
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 class Bystanders:

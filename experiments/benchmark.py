@@ -9,7 +9,7 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +28,7 @@ from experiments import _benchmark_tabular as tabular
 from experiments import _benchmark_text as sentences
 from experiments._benchmark_evaluation import Evaluation
 from experiments._benchmark_growth import Growth
-from experiments._benchmark_job import Goal, Output
+from experiments._benchmark_job import Goal, Output, number
 from experiments._benchmark_profile import Profile
 from experiments._benchmark_single import Single
 from experiments._benchmark_startup import Startup
@@ -41,19 +41,21 @@ from experiments._run import RunFolder, UsageError, check, main
 from vae_jax import figures
 
 PROG = "python -m experiments.benchmark"
-# The files of the jobs, in the order that `all` runs them.
-JOBS = (
-    "single",
-    "single-conv",
-    "profile",
-    "profile-conv",
-    "startup",
-    "sweep",
-    "tabular",
-    "evaluation",
-    "text",
-    "growth",
-)
+# The files of the jobs and the words that run them, in the order of `all`.
+JOBS = {
+    "single": ("single",),
+    "single-conv": ("single", "--network", "conv"),
+    "profile": ("profile",),
+    "profile-conv": ("profile", "--network", "conv"),
+    "startup": ("startup",),
+    "sweep": ("sweep",),
+    "tabular": ("tabular",),
+    "evaluation": ("evaluation",),
+    "text": ("text",),
+    "growth": ("growth",),
+}
+# On a GPU.
+GPU_JOBS = {"sweep": ("sweep", "--device", "gpu")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +121,7 @@ def run_all(config: All) -> None:
     shared = ["--output-dir", str(config.output_dir)]
     shared += ["--overwrite"] if config.overwrite else []
     failed, done = [], []
-    for job in JOBS if config.device == "cpu" else ("sweep",):
-        name, *network = job.split("-")
-        words = [name, *(["--network", *network] if network else [])]
-        words += ["--device", "gpu"] if config.device == "gpu" else []
+    for job, words in (JOBS if config.device == "cpu" else GPU_JOBS).items():
         print(f"{PROG} {' '.join([*words, *shared])}", flush=True)
         command = [sys.executable, "-m", "experiments.benchmark", *words, *shared]
         (failed if subprocess.run(command).returncode else done).append(job)
@@ -131,7 +130,7 @@ def run_all(config: All) -> None:
         raise UsageError(f"all: {' '.join(failed)} failed, as said above; the others are done")
 
 
-def gather(folder: Path, device: str, jobs: Sequence[str] = JOBS) -> bool:
+def gather(folder: Path, device: str, jobs: Iterable[str] = JOBS) -> bool:
     """Write what the measurements in a folder say of their goals: `<device>.json`, .md and .png.
 
     Args:
@@ -153,38 +152,23 @@ def gather(folder: Path, device: str, jobs: Sequence[str] = JOBS) -> bool:
     if not results:
         return False
     RunFolder(folder).write_json(f"{device}.json", results)
-    found = {job: result["goals"] for job, result in results.items()}
-    columns = ["", "reached", "goal", ""]
-    rows = [
-        [
-            f"{job}: {goal['what']}",
-            f"{goal['reached']:.3g}",
-            f"{'at most' if goal['at_most'] else 'at least'} {goal['goal']:.3g}",
-            "met" if goal["is_met"] else "missed",
-        ]
-        for job, goals in found.items()
-        for goal in goals
+    goals = [
+        Goal(f"{job}: {goal['what']}", *(goal[key] for key in ("goal", "reached", "at_most")))
+        for job, result in results.items()
+        for goal in result["goals"]
     ]
+    columns = ["", "reached", "goal", ""]
+    rows = [[goal.what, number(goal.reached), goal.asked, goal.verdict] for goal in goals]
     title = f"What the benchmarks are to reach, and what they reach here ({device.upper()})"
     where = "Each from its own file beside this one, with the machine it was measured on."
     (folder / f"{device}.md").write_text(
         f"# {title}\n\n{markdown_table(columns, rows)}\n\n{where}\n", encoding="utf-8"
     )
     console().print(table(title, columns, rows))
-    every = [
-        Goal(f"{job}: {goal['what']}", *(goal[k] for k in ("goal", "reached", "at_most")))
-        for job, goals in found.items()
-        for goal in goals
-    ]
-    shares = np.array([_share(goal) for goal in every])
-    figures.save(goals_figure(title, every), folder / f"{device}.png", shares=shares)
+    shares = np.array([goal.times for goal in goals])
+    figures.save(goals_figure(title, goals), folder / f"{device}.png", shares=shares)
     print(f"{device}.json, .md and .png are in {folder}")
     return True
-
-
-def _share(goal: Goal) -> float:
-    """How much of a goal was reached: 1 is all, more is better."""
-    return goal.goal / goal.reached if goal.at_most else goal.reached / goal.goal
 
 
 def goals_figure(title: str, goals: Sequence[Goal]) -> Figure:
@@ -194,7 +178,7 @@ def goals_figure(title: str, goals: Sequence[Goal]) -> Figure:
     colors = [figures.BLUE if goal.is_met else figures.VERMILION for goal in goals]
     places = range(len(goals))
     # From the goal outwards: to the right is better than it.
-    axes.barh(places, [_share(goal) - 1 for goal in goals], left=1, color=colors, height=0.6)
+    axes.barh(places, [goal.times - 1 for goal in goals], left=1, color=colors, height=0.6)
     axes.axvline(1, color="0.3", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_yticks(places, [goal.what for goal in goals], fontsize=7)
