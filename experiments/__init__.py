@@ -9,6 +9,7 @@ from types import FrameType
 
 START = "-m"  # what stands for the name of a module that is about to be run
 _M_ARENA_MAX = -8  # of glibc's malloc.h
+_HEAPS = 2  # with one alone, every thread would wait for the same lock
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -31,11 +32,12 @@ def _share_heap() -> None:
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
+            ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, _HEAPS)
 
 
+# Where another program imports an experiment, the heaps and the signals are that program's.
 if sys.argv[:1] == [START]:
-    _share_heap()
-# Importing what an experiment stands on takes seconds. A background job keeps ignoring Ctrl-C.
-if sys.argv[:1] == [START] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _stop)
+    _share_heap()  # before there are threads, each with its own
+    # Importing what an experiment stands on takes seconds. A background job keeps ignoring Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from experiments._noise import PICTURE_SEED
 from experiments._train import Trained, snapshot_epochs
+from vae_jax import sharding
 from vae_jax.data import ImageData
 from vae_jax.evaluation import ACTIVE_KL, encode_all
 from vae_jax.model import VAE
@@ -99,7 +100,7 @@ class ImagePictures(NamedTuple):
         # The two dimensions that carry most; in order, so that a 2-D latent is z1 and z2.
         widest = np.sort(np.argsort(-kl, kind="stable")[:2])
         names = (f"z{widest[0] + 1}", f"z{widest[-1] + 1}")
-        test_images = jax.device_put(self.images.test_images)
+        test_images = sharding.place(self.images.test_images, None)
         q = encode_all(_keys().preprocess, self.vae, self.preprocess, params, test_images)
         assert isinstance(q, Normal)
         means, log_vars = np.asarray(q.mean), np.asarray(q.log_var)

@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -263,13 +263,14 @@ class RunFolder:
         Raises:
             UsageError: naming the first difference.
         """
-        saved, now = with_later(self.read_json("config.json"), config), as_json(config)
-        for key in sorted((saved.keys() | now.keys()) - NOT_THE_MODEL):
-            if saved.get(key) != now.get(key):
-                raise UsageError(
-                    f"{flag_of(key)} {as_words(now.get(key))}: "
-                    f"the run to resume was started with {as_words(saved.get(key))}"
-                )
+        saved = filled_up(self.read_json("config.json"), config)
+        different = first_difference(saved, as_json(config), but=NOT_THE_MODEL)
+        if different is not None:
+            field, before, now = different
+            raise UsageError(
+                f"{flag_of(field)} {as_words(now)}: "
+                f"the run to resume was started with {as_words(before)}"
+            )
 
     def check_same_data(self, source: Mapping[str, Any]) -> None:
         """Refuse data that are not those the run was trained on; warn where that is not known.
@@ -423,19 +424,33 @@ def as_json(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def with_later(saved: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Settings as they were saved; those that came later have their default.
+def filled_up(saved: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Settings as they were saved, and the defaults of those that came later.
 
     Args:
         saved: of a run, maybe of an earlier version.
-        config: a dataclass of today.
+        config: a dataclass of today, which has a default for every setting.
     """
-    later = {
-        field.name: field.default
-        for field in dataclasses.fields(config)
-        if field.default is not dataclasses.MISSING
-    }
-    return json.loads(json.dumps(later, default=str)) | dict(saved)
+    return as_json(type(config)()) | dict(saved)
+
+
+def first_difference(
+    saved: Mapping[str, Any], now: Mapping[str, Any], *, but: Set[str]
+) -> tuple[str, Any, Any] | None:
+    """The first setting by name in which two configurations differ.
+
+    Args:
+        saved: one configuration, `filled_up`.
+        now: the other.
+        but: settings in which they may differ.
+
+    Returns:
+        Its name and what it is in each; None if there is none.
+    """
+    for field in sorted((saved.keys() | now.keys()) - but):
+        if saved.get(field) != now.get(field):
+            return field, saved.get(field), now.get(field)
+    return None
 
 
 def _finite(value: Any) -> Any:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from experiments._run import (
     RunFolder,
     UsageError,
     check,
+    filled_up,
+    first_difference,
     flag_of,
     module_name,
 )
@@ -58,11 +61,14 @@ def merge(config: RunOptions, concluding: Concluding | None = None) -> None:
     ]
     allowed = f"without {' '.join(given)}; the slices know their settings"
     check(not given, "--merge", config.merge, allowed)
-    join_slices(config.merge, concluding=concluding)
+    join_slices(config, config.merge, concluding=concluding)
 
 
 def join_slices(
-    path: Path, failed: Sequence[str] = (), concluding: Concluding | None = None
+    config: RunOptions,
+    path: Path,
+    failed: Sequence[str] = (),
+    concluding: Concluding | None = None,
 ) -> None:
     """Write the report of a sweep from its slices, but for those that failed; see `merge`."""
     try:
@@ -78,7 +84,7 @@ def join_slices(
     missing = [f"{number}/{slices}" for number in range(1, slices + 1) if number not in done]
     if not done:
         raise UsageError(f"--merge {path}: none of its {slices} slices is done")
-    config, said = _common(path, list(done.values()))
+    shared, said = _common(path, list(done.values()), config)
     by_slice = {number: results_in(folder) for number, folder in done.items()}
     # Members were dealt to the slices in turn, and are gathered likewise.
     turns = itertools.zip_longest(*(by_slice.get(k + 1, ()) for k in range(slices)))
@@ -87,7 +93,7 @@ def join_slices(
     # Before anything is replaced: it may find that the data are others now.
     conclude = None if concluding is None else concluding(list(done.values()))
     folder = RunFolder(path)
-    folder.write_json("config.json", config)
+    folder.write_json("config.json", shared)
     shutil.rmtree(path / "evaluation", ignore_errors=True)  # of the slices as they were
     folder.write_rows("metrics.csv", [row for result in results for row in result.rows])
     about = {**said, "missing_slices": missing}
@@ -126,22 +132,25 @@ def slices_in(path: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
-def _common(path: Path, runs: list[RunFolder]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _common(
+    path: Path, runs: list[RunFolder], config: RunOptions
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration that all slices share, and what their summaries say of it."""
     configs = [run.read_json("config.json") for run in runs]
-    first = configs[0]
-    for run, config in zip(runs, configs, strict=True):
-        for key in sorted((first.keys() | config.keys()) - OF_A_SLICE):
-            if config.get(key) != first.get(key):
-                raise UsageError(
-                    f"--merge {path}: slices of different sweeps, {flag_of(key)} is "
-                    f"{first.get(key)} in {runs[0].path.name} and {config.get(key)} in "
-                    f"{run.path.name}"
-                )
+    first, *others = (filled_up(saved, config) for saved in configs)
+    for run, other in zip(runs[1:], others, strict=True):
+        different = first_difference(first, other, but=OF_A_SLICE)
+        if different is not None:
+            field, one, another = different
+            raise UsageError(
+                f"--merge {path}: slices of different sweeps, {flag_of(field)} is "
+                f"{one} in {runs[0].path.name} and {another} in {run.path.name}"
+            )
     own = {"members", "diverged", "collapsed", "by_setting"}
     summary = runs[0].read_json("summary.json")
     said = {key: value for key, value in summary.items() if key not in own}
-    return {key: value for key, value in first.items() if key != "shard"}, said
+    saved = ChainMap(*configs)  # what one of an earlier version does not say, another may
+    return {key: value for key, value in saved.items() if key != "shard"}, said
 
 
 def results_in(run: RunFolder) -> list[Result]:
@@ -206,7 +215,7 @@ def launch(config: RunOptions, task: Task) -> None:
     for job, shard in zip(jobs, shards, strict=True):
         print(f"  {job.job_id}: slice {shard}", flush=True)
     failed = _wait(dict(zip(shards, jobs, strict=True)), run.path)
-    join_slices(run.path, failed, lambda _: task.conclude)
+    join_slices(config, run.path, failed, lambda _: task.conclude)
 
 
 def _wait(jobs: dict[str, Any], path: Path) -> list[str]:

@@ -20,8 +20,9 @@ from experiments._run import (
     as_json,
     as_words,
     check,
+    filled_up,
+    first_difference,
     flag_of,
-    with_later,
 )
 from experiments._saved import saved_rows
 from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
@@ -249,14 +250,14 @@ def check_slices(run: RunFolder, slices: int, config: RunOptions | None = None) 
                 raise UsageError(f"{run.path}: {found}; {hint}")
             own = config is None or folder.name == (config.shard or "").replace("/", "-of-")
             if not own and (folder / "config.json").is_file():
-                there = with_later(RunFolder(folder).read_json("config.json"), config)
-                now = as_json(config)
-                for key in sorted((there.keys() | now.keys()) - OF_A_SLICE):
-                    if there.get(key) != now.get(key):
-                        raise UsageError(
-                            f"{flag_of(key)} {as_words(now.get(key))}: slice {folder.name} in "
-                            f"{run.path} is of a sweep with {as_words(there.get(key))}; {hint}"
-                        )
+                saved = filled_up(RunFolder(folder).read_json("config.json"), config)
+                different = first_difference(saved, as_json(config), but=OF_A_SLICE)
+                if different is not None:
+                    field, there, now = different
+                    raise UsageError(
+                        f"{flag_of(field)} {as_words(now)}: slice {folder.name} in {run.path} is "
+                        f"of a sweep with {as_words(there)}; {hint}"
+                    )
 
 
 def _resolved(config: RunOptions, task: Task, saved: RunFolder | None) -> RunOptions:

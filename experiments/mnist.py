@@ -100,7 +100,7 @@ class Config(RunOptions):
     """free_bits: nats of KL in each latent dimension that cost nothing (0.5 without it)."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """What the networks compute in; weights, posterior, likelihood and KL are float32. The
-    other is for accelerators that have it; a CPU gets slower."""
+    other is for accelerators that compute in it."""
     dataset: Literal["auto", "mnist", "fashion_mnist", "kmnist", "digits"] = "auto"
     """auto: MNIST, or the digits of scikit-learn with a warning where it cannot be had."""
     data_dir: Path | None = None
@@ -120,6 +120,8 @@ OBJECTIVE_DEFAULTS = {
 }
 IMPORTANCE_SAMPLES = {"iwae": 50, "dreg": 50}  # of a posterior, without --samples
 DEFAULT_SCALE = {"gaussian": 0.1, "gaussian_learned_scale": 0.01}
+# Choices that say what a run's numbers are of; its name tells those that are not the default.
+IN_THE_NAME = ("likelihood", "binarize", "objective", "compute_dtype")
 
 
 def validate(config: Config) -> Config:
@@ -225,15 +227,16 @@ def lead_of(config: Config) -> str | None:
 
 
 def run_name(config: Config) -> str:
-    """The folder's name: data, network, latent size, what is swept, and what the numbers are of.
+    """The folder's name: data, network, latent size, the choices `IN_THE_NAME`, what is swept.
 
-    Other settings do not stand in it, so that resuming with another one is noticed.
+    A choice stands in it where it is not the default, and so do several samples of a bound. Other
+    settings never do, so that resuming with another one is noticed.
 
     Raises:
         UsageError: if it is too long for a folder.
     """
     parts = [config.dataset, f"{config.network}{_hidden(config)}", f"z{config.latent_dim}"]
-    parts += _changed(config, ("likelihood", "binarize", "objective", "compute_dtype"))
+    parts += _changed(config, IN_THE_NAME)
     parts += [f"k{config.samples}"] if config.samples not in (None, 1) else []
     for axis in shown_axes(axes_of(config), lead_of(config)):
         parts.append(axis.field + "+".join(map(short, axis.values)))
@@ -253,8 +256,7 @@ def _changed(config: Config, fields: Sequence[str]) -> list[str]:
 
 def _words(config: Config) -> list[str]:
     """Every setting of the model that is not the default and not swept, as words for a title."""
-    choices = ("activation", "optimizer", "likelihood", "binarize", "objective", "compute_dtype")
-    words = _changed(config, choices)
+    words = _changed(config, ("activation", "optimizer", *IN_THE_NAME))
     usual = {
         "batch_size": Config.batch_size,
         "scale": DEFAULT_SCALE.get(config.likelihood),

@@ -37,7 +37,7 @@ from vae_jax.data import DATASETS, DataError, default_cache_dir, load_images, re
 from vae_jax.data.download import PROBE_SECONDS, fetch_official, probe
 from vae_jax.data.idx import FILES, SHA256, Arrays
 from vae_jax.data.images import CLASS_NAMES, _enlarge
-from vae_jax.sharding import place
+from vae_jax.sharding import AXIS, place
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = Path(os.environ.get("VAE_JAX_DATA") or ROOT.parent / "shared" / "data")
@@ -213,11 +213,14 @@ def test_the_data_are_in_memory_once(tmp_path: Path) -> None:
         found[0] = 0
 
 
-def test_what_somebody_may_write_to_is_copied() -> None:
+@pytest.mark.parametrize("with_mesh", [False, True])
+def test_what_somebody_may_write_to_is_copied(with_mesh: bool) -> None:
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((1,), (AXIS,), auto, devices=jax.devices()[:1]) if with_mesh else None
     room = np.zeros(1000 + 64, np.uint8)
     start = -room.ctypes.data % 64  # where JAX could take it as it is
     own = room[start : start + 1000]
-    placed = place(own, None)
+    placed = place(own, mesh)
     own[:] = 1
     assert not np.any(placed)
 

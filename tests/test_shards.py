@@ -35,7 +35,7 @@ from experiments._shards import SliceJob, as_arguments
 from experiments._sweep import _slice
 from vae_jax.types import Hyper
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
 SLICES = 3
 GRID = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1", "--figures", "none")
@@ -209,6 +209,20 @@ def test_what_cannot_be_joined_is_refused(how, cut, tmp_path):
     line = refused(call(tmp_path, "--merge", str(CUT)))
     assert re.search(says, line), line
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("older", ["1-of-3", "2-of-3"])
+def test_a_slice_of_before_a_setting_existed_is_joined(older, cut, tmp_path):
+    path = cut / "shards" / older / "config.json"
+    config = read_json(path)
+    assert config.pop("compute_dtype") == "float32"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    good(call(tmp_path, "--merge", str(CUT)))
+    assert read_json(cut / "config.json")["compute_dtype"] == "float32"
+    # It was trained with the default, and not with something else.
+    changed("config.json", lambda c: c.update(compute_dtype="bfloat16"))(cut)
+    line = refused(call(tmp_path, "--merge", str(CUT)))
+    assert "--compute-dtype is float32 in 1-of-3 and bfloat16 in 2-of-3" in line
 
 
 def test_a_slice_of_another_sweep_is_refused_before_it_is_trained(cut, tmp_path):

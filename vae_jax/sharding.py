@@ -162,10 +162,12 @@ def place(tree: PyTree[np.ndarray], mesh: Mesh | None, *, split: bool = False) -
     """Host arrays as arrays of the mesh: split along their leading axis, or whole everywhere.
 
     Every process passes the same ones; each puts on its own devices what belongs there.
+
+    An array that may be written to is copied. On a CPU a read-only one stays where it is, if it
+    begins where XLA wants it to (`vae_jax.data.memory.aligned`).
     """
 
     def whole(leaf: np.ndarray) -> jax.Array:
-        # What nobody can write to may stay where it is.
         if isinstance(leaf, np.ndarray) and leaf.flags.writeable:
             return jax.numpy.array(leaf)
         return jax.device_put(leaf)
@@ -176,6 +178,7 @@ def place(tree: PyTree[np.ndarray], mesh: Mesh | None, *, split: bool = False) -
 
     def put(leaf: np.ndarray) -> jax.Array:
         leaf = np.asarray(leaf)
+        leaf = leaf.copy() if leaf.flags.writeable else leaf
         return jax.make_array_from_callback(leaf.shape, placed, lambda index: leaf[index])
 
     return jax.tree.map(put, tree)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from vae_jax.data.memory import aligned
+
 _BLOCK_BYTES = 1 << 14
-_ALIGNMENT = 64  # bytes, of XLA's arrays on a CPU
 
 FILES: dict[str, tuple[str, tuple[int, ...]]] = {
     "train_images": ("train-images-idx3-ubyte.gz", (60_000, 28, 28)),
@@ -143,19 +144,6 @@ def read_idx(
             f"{path}: SHA-256 {digest[:12]}... is not {sha256[:12]}..., that of the official file"
         )
     return aligned(values.reshape(shape))
-
-
-def aligned(values: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """A read-only copy that begins where XLA wants an array to begin.
-
-    On a CPU `jax.device_put` then takes it as it is, and the data are in memory once.
-    """
-    room = np.empty(values.nbytes + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    copy = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    copy.flags.writeable = False
-    return copy
 
 
 def read_official(name: str, paths: Mapping[str, Path]) -> Arrays:

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vae_jax.data.download import UnavailableError, default_cache_dir, fetch_official
-from vae_jax.data.idx import FILES, SHA256, Arrays, DataError, aligned, read_official
+from vae_jax.data.idx import FILES, SHA256, Arrays, DataError, read_official
+from vae_jax.data.memory import aligned
 
 DATASETS = ("auto", "mnist", "fashion_mnist", "kmnist", "digits")
 

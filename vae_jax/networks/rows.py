@@ -2,8 +2,8 @@
 
 Under `vmap` over examples `x @ w` of an [n, c] matrix x becomes a product of a [batch, n, c] array.
 Forward that is as good as one of batch * n rows, but the gradient of w then sums over two axes,
-for which XLA writes a transposed copy of the larger operand: in a convolutional VAE such copies
-took longer than some of the products. Here `vmap` lengthens the matrix instead, and the gradient
+for which XLA writes a transposed copy of the larger operand, in a convolutional network the
+shifted images of the whole minibatch. Here `vmap` lengthens the matrix instead, and the gradient
 sums over one axis. A primitive, because `jax.custom_batching.custom_vmap` has no backward gradient.
 """
 
