@@ -62,6 +62,9 @@ class Config(RunOptions):
     """Step size of Adam (0.005 without it, mnist 0.001)."""
     likelihood: PixelLikelihood = "bernoulli"
     """mnist: what the decoder's outputs mean."""
+    scale: float | None = None
+    """mnist: standard deviation of --likelihood gaussian, in units of the grey scale [0, 1]
+    (0.1 without it)."""
     binarize: Literal["none", "threshold"] = "threshold"
     """mnist: grey levels as they are, or bits at 128 of 255. Under a Bernoulli likelihood a grey
     pixel costs its entropy even where it is predicted well, so that thick strokes look like
@@ -120,6 +123,10 @@ def validate(config: Config) -> Config:
     bits = config.likelihood == "bernoulli" or config.binarize == "none"
     allowed = f"--likelihood {config.likelihood} is one of grey levels; none is needed"
     check(bits, "--binarize", config.binarize, allowed)
+    scale, fixed = config.scale, config.likelihood == "gaussian"
+    if scale is not None:
+        check(fixed, "--scale", scale, "belongs to --likelihood gaussian")
+        check(0 < scale < np.inf, "--scale", scale, "a finite number above 0 is needed")
     several = len(config.dataset) * len(config.latent_dim) > 1
     for field in ("shard", "launch", "name", "distributed"):
         value = getattr(config, field)
@@ -185,6 +192,7 @@ def run_name(config: Config) -> str:
     if config.dataset[0] not in TABLES:
         parts += [config.likelihood] if config.likelihood != Config.likelihood else []
         parts += [config.binarize] if config.binarize != "none" else []
+        parts += [f"scale{short(config.scale)}"] if config.scale is not None else []
     parts.append("beta" + "+".join(map(short, config.beta)))
     return "-".join([*parts, "seed" + "+".join(map(str, config.seed))])
 
@@ -319,7 +327,8 @@ def _images(config: Config) -> Problem:
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
     shape = images.train_images.shape[1:]
-    likelihood = LIKELIHOODS[config.likelihood]()
+    scale = () if config.scale is None else (config.scale,)
+    likelihood = LIKELIHOODS[config.likelihood](*scale)
     size = config.latent_dim[0]
     networks = mlp(
         config.hidden or (), x_shape=shape, latent_dim=size, theta_dim=likelihood.theta_dim

@@ -53,7 +53,7 @@ def assert_drawn(path: Path) -> None:
     assert path.with_suffix(".npz").is_file()
 
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +340,20 @@ def test_each_digit_is_left_out_once_in_images_too(tmp_path):
         (("--dataset", "wine", "wine"), "--dataset wine: given twice"),
         (("--name", "x"), "--name x: one --dataset and one --latent-dim"),
         (("--dataset", "wine", "--likelihood", "gaussian"), "belongs to --dataset mnist"),
+        (("--dataset", "mnist", "--scale", "0.5"), "--scale 0.5: belongs to --likelihood gaussian"),
+        (
+            (
+                "--dataset",
+                "mnist",
+                "--likelihood",
+                "gaussian",
+                "--binarize",
+                "none",
+                "--scale",
+                "0",
+            ),
+            "--scale 0.0: a finite number above 0 is needed",
+        ),
         (("--dataset", "wine", "--batch-size", "1000"), "--batch-size 1000: at most the 59"),
         (("--learning-rate", "0"), "--learning-rate 0.0"),
         (("--dataset", "cats"), "--dataset"),
