@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 # Two devices' worth of threads is all that CI has; a fixed number fixes the bits too.
 os.environ.setdefault("NPROC", "2")
@@ -12,6 +13,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from jax._src import compiler
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The first call compiles, so a deadline would measure XLA; the same examples in every run.
@@ -19,6 +21,13 @@ hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("here")
 
 
+# Options with which XLA is done in a fifth of the time.
+QUICKLY = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+COMPILE_OPTIONS = compiler.get_compile_options
 # Modules that take minutes, in falling order. They are begun first, so that no worker is left
 # alone with one of them at the end.
 LONGEST = (
@@ -64,12 +73,33 @@ def compiled_quickly() -> Iterator[None]:
     That a sweep has the bits of its models alone, and a scan those of a loop, is tested at XLA's
     full effort in test_sweep and test_train.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+
+    def quick(*args: Any, env_options_overrides: Any = None, **kwargs: Any) -> Any:
+        options = {**(env_options_overrides or {}), **QUICKLY}
+        return COMPILE_OPTIONS(*args, env_options_overrides=options, **kwargs)
+
+    jax.jit(lambda: 0)()  # XLA reads its flags now, and not those that follow
+    flags = [f"--{name}={str(value).lower()}" for name, value in QUICKLY.items()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        # Only a whole process can be given options otherwise.
+        patch.setattr(compiler, "get_compile_options", quick)
+        patch.setenv("XLA_FLAGS", " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip())
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def drawn_small() -> Iterator[None]:
+    """For modules that write many figures and look only whether they are there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vae_jax.figures.style.DPI", 50)
+        yield
+
+
+@pytest.fixture
+def compiled_fully(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test of bits in a module that is otherwise compiled quickly."""
+    jax.clear_caches()  # what others have compiled
+    monkeypatch.setattr(compiler, "get_compile_options", COMPILE_OPTIONS)
 
 
 @pytest.fixture

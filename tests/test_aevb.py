@@ -27,7 +27,7 @@ from vae_jax import figures
 from vae_jax.figures import BoundCurve
 from vae_jax.likelihoods import bernoulli
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
 
 @pytest.fixture(scope="module")

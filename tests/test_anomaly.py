@@ -21,6 +21,8 @@ from vae_jax.likelihoods import bernoulli
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import mlp
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 class Linear(NamedTuple):
     model: oracles.LinearGaussian

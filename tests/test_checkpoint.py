@@ -14,6 +14,8 @@ from test_train import assert_same_bits, hyper, trainer
 
 from vae_jax.checkpoint import CheckpointError, Checkpoints, DamagedError
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

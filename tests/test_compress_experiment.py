@@ -28,7 +28,7 @@ from vae_jax.data import load_images
 
 TINY = ("--dataset", "digits", "--epochs", "2", "--hidden", "8", "--latent-dim", "3")
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
 
 def refused(folder: Path, *words: str) -> str:

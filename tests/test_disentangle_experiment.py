@@ -26,7 +26,7 @@ from vae_jax.sprites import factors_of, index_of, num_images, render_indices
 from vae_jax.train import make_trainer
 from vae_jax.types import Hyper, Normal
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
 SMOKE = ("--budget", "smoke", "--hidden", "16", "--beta", "4", "--seed", "0", "1")
 PLACES = np.array([0, 5, 123_456, 400_000, num_images - 1], np.int32)

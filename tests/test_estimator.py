@@ -22,6 +22,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from vae_jax.estimator import VAE
 from vae_jax.estimator.program import program_of
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # One shape for most tests, so that they share what is compiled.
 SMALL: dict[str, Any] = {"epochs": 3, "hidden": (4,), "num_samples": 4, "random_state": 0}
 

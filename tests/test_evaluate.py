@@ -19,7 +19,7 @@ ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
 QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
 
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 from experiments import evaluate, iwae
 from vae_jax.figures import BySamples, samples_in_bound
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
 
 @pytest.fixture(scope="module")

@@ -335,6 +335,7 @@ REMEDIES = (
 )
 
 
+@pytest.mark.usefixtures("compiled_fully")
 def test_a_sweep_over_remedies_is_every_member_alone_bit_for_bit():
     """And an epoch alone is in the order of `shuffle`, as those of a sweep are."""
 

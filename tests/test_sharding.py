@@ -28,6 +28,8 @@ from vae_jax.sweep import (
     plan_chunks,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
+
 DEVICES = 8
 NUMBERS = (8, 5, 11)  # of members: one for each device, too few, two for some
 EXECUTIONS = ("map", "vmap")
@@ -35,9 +37,9 @@ MANY = [One(seed, b, 1e-3) for b in (0.5, 1.0, 4.0, 8.0) for seed in (7, 3, 5)][
 
 
 def on_eight_devices() -> dict[str, str]:
-    flag = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={DEVICES}"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return {**environment(), "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    return {**environment(), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
 
 
 # What is checked, in the process with eight devices.

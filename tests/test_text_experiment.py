@@ -28,7 +28,7 @@ from experiments._text_report import NUMBERS, TextReport, plane, principal
 from vae_jax.data import Sentences, TextRules, buckets, grammar, lengths_of, load_sentences, text_of
 from vae_jax.types import Hyper
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "little_is_written")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small", "little_is_written")
 
 SMALL = ("--hidden", "8", "--embedding", "8", "--latent-dim", "2", "--num-samples", "5")
 FLAGS = (
