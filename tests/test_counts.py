@@ -21,6 +21,8 @@ from vae_jax.text import make_text_vae
 from vae_jax.train import make_trainer
 from vae_jax.types import Hyper
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Instructions of the compiled program of one optimiser step, all of its computations together.
 # A change that needs more says so here, with its reason in the commit.
 OPERATIONS = {"mlp": 1988, "conv": 2994, "text": 8239}

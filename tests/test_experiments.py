@@ -57,7 +57,7 @@ from vae_jax.sweep import Population, make_members, make_sweep
 from vae_jax.train import OPTIMIZERS, TrainState, make_trainer
 from vae_jax.types import Hyper
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 TINY = ("--dataset", "digits", "--hidden", "8", "--batch-size", "256")
 TRAIN_IMAGES, STEPS = 1437, 5  # of the digits, and whole minibatches of 256 in an epoch
