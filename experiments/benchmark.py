@@ -183,7 +183,7 @@ def goals_figure(title: str, goals: Sequence[Goal]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_yticks(places, [goal.what for goal in goals], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("times the goal; blue: met, red: missed", fontsize=8)
+    axes.set_xlabel("times the goal; blue: met, orange: missed", fontsize=8)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_title(title, loc="left", fontsize=8)
     axes.spines[["top", "right", "left"]].set_visible(False)
