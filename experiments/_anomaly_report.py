@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +59,18 @@ class Problem:
     source: dict[str, Any]
 
 
+class Shown(NamedTuple):
+    """The model whose scores are drawn: the first that trained to its end.
+
+    Attributes:
+        name: of the member.
+        arrays: its scores, by what was scored, and the nats that each column adds.
+    """
+
+    name: str
+    arrays: dict[str, np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class AnomalyReport:
     """Scores the test examples of every member, and of the methods beside it.
@@ -96,7 +108,7 @@ class AnomalyReport:
         measured: list[dict[str, float]] = []
         found: dict[str, list[Result]] = {}
         beside: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-        shown: dict[str, np.ndarray] = {}
+        shown: Shown | None = None
         for number, member in enumerate(trained):
             if member.problem is not None:
                 measured.append({})
@@ -119,15 +131,15 @@ class AnomalyReport:
                 own |= {f"{score}_{what}": value for what, value in result.also.items()}
             own |= _conformal(scored.scores["neg_log_likelihood"], truth)
             measured.append(own)
-            if not shown:
+            if shown is None:
                 normal = scorer(member.params, train[:5_000]).scores["neg_log_likelihood"]
                 costs = scored.scores["neg_log_likelihood"]
-                shown = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
                 told = scored.per_dim.reshape(len(truth), -1)[truth].mean(axis=0)
                 told = told - scored.per_dim.reshape(len(truth), -1)[~truth].mean(axis=0)
-                shown["per_dim"] = told
+                arrays = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
+                shown = Shown(member.member.name, arrays | {"per_dim": told})
             print(f"scored {number + 1}/{len(trained)}: {member.member.name}", flush=True)
-        if found:
+        if shown is not None:
             self._write(run, found, measured, shown)
             if self.figures:
                 self._draw(run, found, shown)
@@ -142,7 +154,7 @@ class AnomalyReport:
         run: RunFolder,
         found: Mapping[str, list[Result]],
         measured: Sequence[Mapping[str, float]],
-        shown: Mapping[str, np.ndarray],
+        shown: Shown,
     ) -> None:
         order = sorted(found, key=lambda method: -_mean(found[method], "auroc"))
         left_out = sorted(
@@ -189,23 +201,21 @@ class AnomalyReport:
         console().print(table(title, columns[:3], [row[:3] for row in rows]))
         print(said)
 
-    def _told(self, shown: Mapping[str, np.ndarray]) -> str:
+    def _told(self, shown: Shown) -> str:
         """Which columns give the anomalies away, as a table."""
         names = self.problem.features
         if not names:
             return ""
         told = dict.fromkeys(names, 0.0)
-        for name, nats in zip(names, shown["per_dim"], strict=True):
+        for name, nats in zip(names, shown.arrays["per_dim"], strict=True):
             told[name] += float(nats)
         first = sorted(told, key=lambda name: -told[name])[:MOST_TOLD]
         rows = [[name, f"{told[name]:.2f}"] for name in first]
         said = "Nats that a column adds to the reconstruction cost of the anomalies, on average"
         body = markdown_table(["column", "nats"], rows)
-        return f"\n{said} above the normal rows (first model):\n\n{body}\n"
+        return f"\n{said} above the normal rows ({shown.name}):\n\n{body}\n"
 
-    def _draw(
-        self, run: RunFolder, found: Mapping[str, list[Result]], shown: Mapping[str, np.ndarray]
-    ) -> None:
+    def _draw(self, run: RunFolder, found: Mapping[str, list[Result]], shown: Shown) -> None:
         from vae_jax import figures
 
         places = list(
@@ -221,24 +231,28 @@ class AnomalyReport:
                 column = self.seeds.index(int(result.columns["seed"]))
                 values[row, column] = result.also["auroc"]
             if np.isfinite(values).all():
-                bars[method] = values
+                mean = values.mean(axis=0, keepdims=True)
+                bars[method] = values if len(places) == 1 else np.concatenate([values, mean])
         if bars:
+            names += [] if len(places) == 1 else ["mean"]
+            error = f", ± standard error over {repeats} seeds" if repeats > 1 else ""
+            xlabel = f"AUROC{error}; dotted: chance"
             figures.save(
-                figures.score_bars(bars, names, title=self.title, xlabel="AUROC"),
+                figures.score_bars(bars, names, title=self.title, xlabel=xlabel, chance=0.5),
                 run.figures / "auroc.png",
                 **{name.replace(" ", "_"): values for name, values in bars.items()},
             )
-        threshold = threshold_at(shown["train"], 0.05)
+        threshold = threshold_at(shown.arrays["train"], 0.05)
         figures.save(
             figures.score_histogram(
-                {name: shown[name] for name in ("normal", "anomaly")},
+                {name: shown.arrays[name] for name in ("normal", "anomaly")},
                 threshold,
-                title=f"{self.title} · first model · the threshold is passed by 5% of the "
+                title=f"{self.title} · {shown.name} · the threshold is passed by 5% of the "
                 "training examples",
                 xlabel="−log p(x) (nats)",
             ),
             run.figures / "scores.png",
-            **shown,
+            **shown.arrays,
         )
 
 

@@ -574,6 +574,9 @@ def test_score_bars_draw_means_and_standard_errors():
             error = values.std(1, ddof=1) / np.sqrt(values.shape[1])
             np.testing.assert_allclose(whiskers(container), error)
     assert axes.yaxis_inverted()
+    guess = score_bars(given, DATASETS, title=TITLE, xlabel="AUROC", chance=0.5).axes[0]
+    [line] = [one for one in guess.lines if one.get_linestyle() == ":"]
+    assert np.asarray(line.get_xdata()).tolist() == [0.5, 0.5]
     twelve = dots(score_bars(compared(12), DATASETS, title=TITLE, xlabel="").axes[0])
     looks = {(str(c.lines[0].get_color()), c.lines[0].get_marker()) for c in twelve}
     assert len(looks) == 12

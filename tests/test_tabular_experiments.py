@@ -299,6 +299,7 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
     for name in ("auroc", "scores"):
         assert_drawn(run / "figures" / f"{name}.png")
     member = read(run / "summary.json")["members"][0]
+    assert f"above the normal rows ({member['name']}):" in (run / "anomaly.md").read_text("utf-8")
     assert {"neg_elbo_auroc", "kl_ap", "false_alarms"} <= member["also"].keys()
 
 

@@ -100,6 +100,7 @@ def score_bars(
     *,
     title: str,
     xlabel: str,
+    chance: float | None = None,
 ) -> Figure:
     """One score of several methods on several data sets.
 
@@ -109,6 +110,7 @@ def score_bars(
         datasets: names of the data sets, from top to bottom.
         title: what was compared.
         xlabel: name of the score, such as "AUROC".
+        chance: what a guess has, a dotted line.
 
     Returns:
         The figure, one axes: for each data set a band with a row for each method, the mean over
@@ -136,6 +138,8 @@ def score_bars(
     axes.set_ylim(len(datasets) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="0.85")
+    if chance is not None:
+        axes.axvline(chance, color="0.3", linestyle=":", linewidth=1, zorder=1)
     axes.set_xlabel(xlabel)
     figure.legend(handles=axes.containers, loc="outside lower center", ncols=columns)
     return figure
