@@ -124,8 +124,7 @@ def cost_of(
 def step_cost(layers: Layers, batch_size: int) -> Cost:
     """What a step of a fully connected model costs.
 
-    With W weights in a layer
-    FLOPs = batch (6 sum(W) - 2 W_first).
+    With W weights in a layer, FLOPs = batch (6 sum(W) - 2 W_first).
     """
     both = [*layers.encoder, *layers.decoder]
     parameters = sum((inputs + 1) * outputs for inputs, outputs in both)

@@ -67,12 +67,12 @@ def run(config: Evaluation) -> None:
     check_counts(config, "turns", "samples", "images", "peer_images")
     allowed = f"a multiple of {PEER_BATCH} is needed"
     check(config.samples % PEER_BATCH == 0, "--samples", config.samples, allowed)
+    few = config.peer_images
+    check(few <= config.images, "--peer-images", few, f"at most --images {config.images}")
     import_pythae()
     files, images = begin("evaluation", config)
     most = len(images.test_images)
     check(config.images <= most, "--images", config.images, f"at most {most} of {images.name}")
-    few = config.peer_images
-    check(few <= config.images, "--peer-images", few, f"at most --images {config.images}")
 
     shape = images.test_images.shape[1:]
     networks = mlp(HIDDEN, x_shape=shape, latent_dim=LATENT, theta_dim=1)

@@ -231,6 +231,10 @@ def run(config: Sweep) -> None:
     files, images = begin("sweep", config)
     size = (config.members or (1,))[0]
     task = mnist.prepare(model_of(config, images, size))[1]
+    # First, for it may be refused, and nothing that took longer is lost.
+    parameters = num_params(task)
+    used = memory(config, images, parameters)
+    added = used["bytes_per_parameter_and_member"]
     trials = {
         "solo": Trial(task, [yardstick(task.members)], "map"),
         "map": Trial(task, task.members, "map"),
@@ -268,9 +272,6 @@ def run(config: Sweep) -> None:
     cost = step_cost(layers, config.batch_size)
     seconds = alone["median_seconds"]
     limits = limits_of(cost, steps, seconds=seconds, share=share, copied=copied)
-    parameters = num_params(task)
-    used = memory(config, images, parameters)
-    added = used["bytes_per_parameter_and_member"]
     ratio = runs["map"]["median_of_turn_ratios"]
     goals = [
         Goal("times solo, a member-epoch of map", GOAL_RATIO, ratio, at_most=True),
@@ -365,7 +366,7 @@ def memory(config: Sweep, images: ImageData, parameters: int) -> dict[str, Any]:
 
 
 def in_words(peaks: Mapping[int, int]) -> str:
-    """`700 MB for 1 member, 1,100 MB for 24 and 1,600 MB for 48`."""
+    """`700 MB for 1 member, 1,100 MB for 24 members and 1,600 MB for 48 members`."""
     *most, last = (
         f"{peak / 1e6:,.0f} MB for {members} member{'s' * (members > 1)}"
         for members, peak in peaks.items()

@@ -242,6 +242,10 @@ def prepare(config: Config) -> tuple[Config, Task]:
     ]
     hidden = "-".join(map(str, config.hidden or ())) or "linear"
     title = f"{problem.name} · {hidden} · z {config.latent_dim[0]}"
+    if name == "mnist":
+        scale = "" if config.scale is None else f" of scale {short(config.scale)}"
+        pixels = "grey pixels" if config.binarize == "none" else "bits"
+        title += f" · {config.likelihood.replace('_', ' ')}{scale}, {pixels}"
     config = dataclasses.replace(config, dataset=(problem.name,))
     report = AnomalyReport(
         problem=problem,

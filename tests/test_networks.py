@@ -110,7 +110,7 @@ def test_rows_of_two_types_and_of_the_wrong_length():
         jax.eval_shape(matmul_rows, w, w)
 
 
-def test_rows_are_made_again_under_checkpoint_and_spread_over_devices(key):
+def test_rows_are_made_again_under_checkpoint_and_inside_shard_map(key):
     x, w = jax.random.normal(key, (4, 3)), jnp.ones((3, 5))
 
     def loss(w):
