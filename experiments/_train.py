@@ -6,6 +6,7 @@ takes all members there is one chunk.
 
 import contextlib
 import ctypes
+import math
 import shlex
 import signal
 import sys
@@ -37,6 +38,7 @@ from vae_jax.sweep import (
     num_examples,
     place_members,
     plan_chunks,
+    side_by_side,
 )
 from vae_jax.types import Params
 
@@ -76,7 +78,7 @@ class Loop(NamedTuple):
         batch_size: examples in a minibatch.
         checkpoint_every: epochs between checkpoints.
         chunk: members in the program at once; None is what the memory takes.
-        programs: what was compiled, by the size of a chunk and its seeds.
+        programs: what was compiled, by the size of a chunk, its seeds and members to a run.
     """
 
     sweep: Sweep
@@ -89,7 +91,7 @@ class Loop(NamedTuple):
     batch_size: int
     checkpoint_every: int
     chunk: int | None
-    programs: dict[tuple[int, int], "Program"]
+    programs: dict[tuple[int, int, int], "Program"]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -122,12 +124,14 @@ class Chunk(NamedTuple):
         size: members of the program; what is missing is filled up.
         num_seeds: seeds that the program has room for.
         folder: of their checkpoints and pictures.
+        together: members of one seed that stand side by side throughout.
     """
 
     members: list[Member]
     size: int
     num_seeds: int
     folder: Path
+    together: int = 1
 
     def population(self) -> Members:
         """The members as the program takes them, on the host."""
@@ -137,6 +141,7 @@ class Chunk(NamedTuple):
             splits=[member.split for member in self.members],
             size=self.size,
             num_seeds=self.num_seeds,
+            together=self.together,
         )
 
     def __str__(self) -> str:
@@ -184,8 +189,10 @@ def chunks_of(plan: Plan, members: Sequence[Member], folder: Path) -> list[Chunk
     ends = [int(end) for end in np.cumsum(plan.sizes)]
     shares = [list(members[end - size : end]) for end, size in zip(ends, plan.sizes, strict=True)]
     num_seeds = max(len({member.seed for member in share}) for share in shares)
+    runs = [side_by_side([member.seed for member in share]) for share in shares]
+    together = math.gcd(plan.chunk, *runs)
     return [
-        Chunk(share, plan.chunk, num_seeds, folder / f"{end - len(share) + 1}-{end}")
+        Chunk(share, plan.chunk, num_seeds, folder / f"{end - len(share) + 1}-{end}", together)
         for share, end in zip(shares, ends, strict=True)
     ]
 
@@ -323,7 +330,7 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
 
 def _compiled(loop: Loop, chunk: Chunk) -> Program:
     """The epoch of a chunk, compiled ahead and once, to be timed and measured apart."""
-    key = chunk.size, chunk.num_seeds
+    key = chunk.size, chunk.num_seeds, chunk.together
     if key in loop.programs:
         return loop.programs[key]
     began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from vae_jax.sweep import (
     make_sweep,
     plan_chunks,
     refit,
+    side_by_side,
 )
 from vae_jax.train import Trainer, make_trainer
 from vae_jax.types import Hyper
@@ -478,6 +480,68 @@ def test_a_gradient_or_a_test_elbo_that_is_not_finite_stops_its_member(
     report = fails(2, One(7, 1.0, 0.1), "test ELBO", 2 * STEPS)
     assert np.isfinite(report.metrics["loss"]).all()
     assert np.isfinite(report.test.log_lik).tolist() == [i != 2 for i in range(6)]
+
+
+# The members of a run draw together.
+
+
+BY_SEED = [One(seed, *setting) for seed in (7, 3) for setting in SETTINGS]
+
+
+def test_a_run_of_one_seed_draws_its_noise_once(images, test_images):
+    """It is trained as members that draw for themselves are, also beside one that fails."""
+    diverges = One(7, 1.0, 1e30)
+    grid = [*BY_SEED[:2], diverges, *BY_SEED[3:]]
+    each = members_of(grid)
+    runs = make_members([one.hyper for one in grid], [one.seed for one in grid], together=3)
+    given = (sweep_of("vmap"), each, images, test_images)
+    plain, plain_report = train(*given, epochs=2)
+    shared, report = train(sweep_of("vmap"), runs, images, test_images, epochs=2)
+    assert report.status.cause.tolist() == plain_report.status.cause.tolist()
+    assert [cause > 0 for cause in report.status.cause.tolist()] == [i == 2 for i in range(6)]
+    # The one that failed stays where it was, its step with it, and the others go on.
+    assert_same_bits(at(shared.train.params, 2), at(sweep_of("vmap").init(runs).train.params, 2))
+    assert shared.train.step.tolist() == [0 if i == 2 else 2 * STEPS for i in range(6)]
+    assert_same_bits(shared.train.root_key, plain.train.root_key)
+    # Common noise, not just other noise: it differs by rounding.
+    good = members_of(BY_SEED)
+    assert distance(plain, shared) <= rounding(sweep_of("map"), good, images, test_images, 2)
+
+
+def test_only_the_runs_differ_in_what_is_drawn(images, test_images):
+    """The program has random bits of every run, not of every member."""
+
+    def arrays_of_bits(together: int) -> set[str]:
+        grid = [(one.hyper, one.seed) for one in BY_SEED]
+        members = make_members(*zip(*grid, strict=True), together=together)
+        population = sweep_of("vmap").init(members)
+        program = sweep_of("vmap").epoch.lower(population, members, images, test_images)
+        return set(re.findall(r"tensor<((?:\d+x)+)ui32>", program.as_text()))
+
+    of_each = {shape for shape in arrays_of_bits(1) if shape.startswith(f"6x{BATCH}x")}
+    of_runs = arrays_of_bits(3)
+    assert of_each
+    assert not of_each & of_runs
+    assert {shape.replace("6x", "2x", 1) for shape in of_each} <= of_runs
+
+
+@pytest.mark.parametrize(
+    ("seeds", "together"), [([7, 7, 3, 3], 2), ([7, 3], 1), ([7, 7, 7, 7, 3, 3], 2), ([5] * 3, 3)]
+)
+def test_members_of_one_seed_side_by_side_are_runs(seeds, together):
+    assert side_by_side(seeds) == together
+    hypers = [Hyper()] * len(seeds)
+    members = make_members(hypers, seeds, together=together)
+    table, runs = np.asarray(members.seeds), np.asarray(members.seed)
+    assert np.repeat(table[runs], together).tolist() == seeds
+    with pytest.raises(ValueError, match=f"a divisor of {together} is needed"):
+        make_members(hypers, seeds, together=together + 1)
+    # What fills up belongs to the last run, and may leave no room for it.
+    filled = make_members(hypers, seeds, together=together, size=len(seeds) + together)
+    assert len(np.asarray(filled.seed)) == len(runs) + 1
+    if together > 1:
+        with pytest.raises(ValueError, match=f"together {together}: a divisor"):
+            make_members(hypers, seeds, together=together, size=len(seeds) + 1)
 
 
 # One program.

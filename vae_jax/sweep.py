@@ -5,6 +5,8 @@ shuffling and its noise (common random numbers), so a difference over beta is on
 """
 
 import functools
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, PyTree
 
 from vae_jax.evaluation import ElboEstimate
-from vae_jax.sharding import Mesh, over_devices, place, to_every_device
+from vae_jax.sharding import Mesh, num_shards, over_devices, place, to_every_device
 from vae_jax.train import Metrics, Trainer, TrainState, quick_options
-from vae_jax.types import Hyper, Params, Step
+from vae_jax.types import Hyper, Params, PRNGKey, Step
 
 Execution = Literal["map", "vmap"]
 Evaluate = Callable[[Params, Num[Array, "n *x"]], ElboEstimate]
@@ -30,14 +32,15 @@ class Members(NamedTuple):
 
     Attributes:
         hyper: the numbers of each member.
-        seed: which of the seeds it draws from.
+        seed: which of the seeds each run draws from: members of one seed that stand side by
+            side, equally many in every run.
         seeds: the seeds of the root keys.
         real: False for a member that only fills up a chunk; it is never trained.
         split: which rows of `Subsets` are its own.
     """
 
     hyper: Hyper
-    seed: Int[ArrayLike, " member"]
+    seed: Int[ArrayLike, " run"]
     seeds: Int[ArrayLike, " seed"]
     real: Bool[ArrayLike, " member"]
     split: Int[ArrayLike, " member"]
@@ -138,7 +141,8 @@ def make_sweep(
         trainer: the training functions of one model.
         evaluate: `(params, test) -> ElboEstimate` of one model.
         execution: `map` trains member after member, each to the same bits as alone;
-            `vmap` all at once, which fills an accelerator and rounds differently.
+            `vmap` all at once, which fills an accelerator and rounds differently; noise is
+            then drawn once for each run of members of one seed (`make_members`).
         mesh: devices to spread the members over (`sharding.member_mesh`); their number must
             then be a multiple of the devices.
         passes: passes through the data in a call of `epoch`; several where a model is so
@@ -177,10 +181,10 @@ def make_sweep(
         raise ValueError(f"execution {execution!r}: 'map' or 'vmap' is needed")
     if passes < 1:
         raise ValueError(f"passes {passes}: at least 1 is needed")
-    each, each_in_place, choose = (
+    each, each_epoch, choose = (
         (_one_by_one, _one_by_one_in_place, jax.lax.cond)
         if execution == "map"
-        else (_all_at_once, _all_at_once, _chosen)
+        else (_all_at_once, _all_at_once_by_seed, _chosen)
     )
 
     def init_one(member: tuple[Hyper, Array, Array], seeds: Int[Array, " seed"]) -> Population:
@@ -190,6 +194,7 @@ def make_sweep(
 
     def epoch_one(
         member_and_its: tuple[Population, tuple[Hyper, Array, Array]],
+        source: tuple[PRNGKey, Step],
         data: Data,
         batches: Int[Array, "seed steps batch"],
         test: Data,
@@ -200,8 +205,9 @@ def make_sweep(
             examples, own_batches = data.examples, jnp.asarray(data.rows)[split][own_batches]
 
         def train(member: Population) -> tuple[Population, Report]:
-            before = member.train
-            after, metrics = trainer.epoch(before, hyper, examples, own_batches)
+            before, (root_key, step) = member.train, source
+            start = before._replace(root_key=root_key, step=step)
+            after, metrics = trainer.epoch(start, hyper, examples, own_batches)
             estimate = evaluate(after.params, part_of(test, split))
             # The last step may leave parameters that are finite and yet of no use.
             good = after.alive & jnp.isfinite(estimate.elbo)
@@ -229,11 +235,11 @@ def make_sweep(
         return choose(always, lambda params: evaluate(params, own), skip, member.train.params)
 
     init_all = over_devices(each(init_one), mesh, (True, False))
-    epoch_all = over_devices(each_in_place(epoch_one), mesh, (True, False, False, False))
+    epoch_all = over_devices(each_epoch(epoch_one), mesh, (True, False, False, False))
     evaluate_all = over_devices(each(evaluate_one), mesh, (True, False))
 
     def init(members: Members) -> Population:
-        return init_all((members.hyper, members.seed, members.real), members.seeds)
+        return init_all((members.hyper, _seed_of_each(members), members.real), members.seeds)
 
     def epoch(
         population: Population, members: Members, data: Data, test: Data
@@ -251,8 +257,8 @@ def make_sweep(
             return orders.reshape(-1, orders.shape[-1])
 
         batches = jax.vmap(shuffled)(jnp.asarray(members.seeds))
-        all_members = (population, (members.hyper, members.seed, members.split))
-        population, report = epoch_all(all_members, data, batches, test)
+        all_members = (population, (members.hyper, _seed_of_each(members), members.split))
+        population, report = epoch_all((all_members, members.seed), data, batches, test)
         return population, to_every_device(report, mesh)
 
     def evaluate_population(
@@ -283,6 +289,7 @@ def make_members(
     splits: Sequence[int] = (),
     size: int = 0,
     num_seeds: int = 0,
+    together: int = 1,
 ) -> Members:
     """Line up the members of a population.
 
@@ -292,12 +299,14 @@ def make_members(
         splits: which part of `Subsets` each has; none is needed where all see all the data.
         size: members to fill up to, with ones that are never trained.
         num_seeds: seeds to fill up to, so that programs of different members are one.
+        together: members to a run, which share their noise; a divisor of `side_by_side`.
 
     Returns:
         The members, as NumPy arrays.
 
     Raises:
-        ValueError: if there are none, or not one seed, or one split, for each.
+        ValueError: if there are none, or not one seed, or one split, for each; or if members
+            of a run would differ in their seeds.
     """
     if not hypers or len(hypers) != len(seeds):
         raise ValueError(f"{len(hypers)} members with {len(seeds)} seeds: one each is needed")
@@ -306,22 +315,54 @@ def make_members(
     unique = list(dict.fromkeys(seeds))
     missing = max(0, size - len(hypers))
     filled = [*hypers, *[hypers[-1]] * missing]
-    indices = [unique.index(seed) for seed in seeds] + [0] * missing
+    indices = [unique.index(seed) for seed in [*seeds, *seeds[-1:] * missing]]
+    if side_by_side(indices) % together:
+        raise ValueError(
+            f"together {together}: a divisor of {side_by_side(indices)} is needed, as many "
+            "members of one seed stand side by side"
+        )
     numbers: list[Any] = [np.array(values, np.float32) for values in zip(*filled, strict=True)]
     return Members(
         hyper=Hyper(*numbers),
-        seed=np.array(indices, np.int32),
+        seed=np.array(indices[::together], np.int32),
         seeds=np.array(unique + unique[-1:] * (num_seeds - len(unique)), np.int32),
         real=np.arange(len(filled)) < len(hypers),
         split=np.array([*(splits or [0] * len(hypers)), *[0] * missing], np.int32),
     )
 
 
+def side_by_side(seeds: Sequence[int]) -> int:
+    """The greatest number of members to a run, so that every run has one seed.
+
+    Args:
+        seeds: the seed of each member.
+
+    Returns:
+        The greatest divisor that all stretches of one seed have in common.
+
+    Example:
+        >>> side_by_side([7, 7, 7, 7, 3, 3]), side_by_side([7, 3, 7, 3])
+        (2, 1)
+    """
+    return math.gcd(*(len(list(stretch)) for _, stretch in itertools.groupby(seeds)))
+
+
+def _seed_of_each(members: Members) -> Array:
+    """The seed of every member, not of every run."""
+    runs = jnp.asarray(members.seed)
+    return jnp.repeat(runs, np.shape(members.real)[0] // len(runs))
+
+
 def place_members(members: Members, mesh: Mesh | None) -> Members:
-    """Put members on the devices of a mesh, or on the one device."""
+    """Put members on the devices of a mesh, or on the one device.
+
+    A run that would lie on two devices is cut.
+    """
+    count, runs = len(np.asarray(members.real)), np.asarray(members.seed)
+    together = math.gcd(count // len(runs), count // num_shards(mesh))
     return Members(
         hyper=place(members.hyper, mesh, split=True),
-        seed=place(members.seed, mesh, split=True),
+        seed=place(np.repeat(runs, count // len(runs) // together), mesh, split=True),
         seeds=place(members.seeds, mesh),
         real=place(members.real, mesh, split=True),
         split=place(members.split, mesh, split=True),
@@ -457,6 +498,28 @@ def _all_at_once(fun: Callable[..., Any]) -> Callable[..., Any]:
     return mapped
 
 
+def _all_at_once_by_seed(fun: Callable[..., Any]) -> Callable[..., Any]:
+    """`vmap` of `(member, source) -> results` that draws once for a run of members of one seed.
+
+    `source` is what the members of a run draw their noise from, the root key and the step.
+    Where it has no axis over which `vmap` maps, neither has the noise.
+    """
+
+    def mapped(members_and_runs: tuple[PyTree, Array], *shared: Any) -> Any:
+        members, runs = members_and_runs
+
+        def of_run(members: tuple[Population, PyTree]) -> Any:
+            train = members[0].train
+            # A member that failed stays behind; the others are at one step.
+            source = train.root_key[0], jnp.max(train.step)
+            return jax.vmap(lambda member: fun(member, source, *shared))(members)
+
+        cut = jax.tree.map(lambda leaf: leaf.reshape(len(runs), -1, *leaf.shape[1:]), members)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(of_run)(cut))
+
+    return mapped
+
+
 def _one_by_one(fun: Callable[..., Any]) -> Callable[..., Any]:
     """`lax.map` over the first argument; the others are shared."""
 
@@ -467,21 +530,23 @@ def _one_by_one(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _one_by_one_in_place(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`lax.map` of `(population, rest) -> (population, seen)` that overwrites the population.
+    """`lax.map` of `(member, source) -> (member, seen)` that overwrites the population.
 
-    `lax.map` holds what it reads and what it writes, two copies of every model and its
-    optimiser; here there is one, and the bits are the same.
+    Each draws its noise from its own root key and step. `lax.map` holds what it reads and what
+    it writes, two copies of every model and its optimiser; here there is one, and the bits are
+    the same.
     """
 
-    def mapped(members: tuple[PyTree, PyTree], *shared: Any) -> tuple[PyTree, PyTree]:
+    def mapped(members_and_runs: tuple[PyTree, Array], *shared: Any) -> tuple[PyTree, PyTree]:
         def train(population: PyTree, place_and_rest: tuple[Array, PyTree]) -> tuple[PyTree, Any]:
             place, rest = place_and_rest
             member = jax.tree.map(lambda leaf: leaf[place], population)
-            member, seen = fun((member, rest), *shared)
+            source = member.train.root_key, member.train.step
+            member, seen = fun((member, rest), source, *shared)
             put = jax.tree.map(lambda leaf, new: leaf.at[place].set(new), population, member)
             return put, seen
 
-        population, rest = members
+        (population, rest), _ = members_and_runs
         places = jnp.arange(len(jax.tree.leaves(population)[0]))
         return jax.lax.scan(train, population, (places, rest))
 

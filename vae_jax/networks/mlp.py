@@ -7,6 +7,7 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from vae_jax.networks.rows import Dense
 from vae_jax.types import Activation
 
 Initializer = nn.initializers.Initializer
@@ -36,7 +37,7 @@ class MLPEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*x"]) -> Float[Array, " two_latent"]:
         """Encode one example, flattened."""
-        layer = partial(nn.Dense, kernel_init=self.kernel_init, bias_init=self.bias_init)
+        layer = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init)
         h = x.reshape(-1)
         for width in self.hidden:
             h = self.activation(layer(width)(h))
@@ -63,7 +64,7 @@ class MLPDecoder(nn.Module):
     @nn.compact
     def __call__(self, z: Float[Array, " latent"]) -> Float[Array, "*x theta"]:
         """Decode one latent vector."""
-        layer = partial(nn.Dense, kernel_init=self.kernel_init, bias_init=self.bias_init)
+        layer = partial(Dense, kernel_init=self.kernel_init, bias_init=self.bias_init)
         h = z
         for width in self.hidden:
             h = self.activation(layer(width)(h))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vae_jax.networks.mlp import KERNEL_INIT
+from vae_jax.networks.rows import Dense
 from vae_jax.types import Activation
 
 ScaleOf = Literal["row", "column", "table"]
@@ -44,12 +45,12 @@ class TableDecoder(nn.Module):
         """Decode one latent vector."""
         h = z
         for width in self.hidden:
-            h = self.activation(nn.Dense(width, kernel_init=KERNEL_INIT)(h))
+            h = self.activation(Dense(width, kernel_init=KERNEL_INIT)(h))
         others = self.theta_dim - 1
         if self.scale_of == "row":
-            theta = nn.Dense(self.features * self.theta_dim, kernel_init=KERNEL_INIT)(h)
+            theta = Dense(self.features * self.theta_dim, kernel_init=KERNEL_INIT)(h)
             return theta.reshape(self.features, self.theta_dim)
-        location = nn.Dense(self.features, kernel_init=KERNEL_INIT)(h)
+        location = Dense(self.features, kernel_init=KERNEL_INIT)(h)
         rows = self.features if self.scale_of == "column" else 1
         learned = self.param("others", nn.initializers.zeros, (rows, others))
         spread = jnp.broadcast_to(learned, (self.features, others))
