@@ -1,5 +1,7 @@
 """The importance-weighted estimate, on a model whose log p(x) is known in closed form."""
 
+import importlib
+
 from typing import NamedTuple
 
 import jax
@@ -9,6 +11,8 @@ import oracles
 import pytest
 
 from vae_jax.evaluation import (
+    Importance,
+    average_log_likelihood,
     estimate_log_likelihood,
     log_likelihood,
     posterior_predictive,
@@ -18,6 +22,8 @@ from vae_jax.likelihoods import missing_at_nan
 from vae_jax.model import VAE
 from vae_jax.preprocess import as_stored
 
+# The package's name for it is the function.
+module = importlib.import_module("vae_jax.evaluation.log_likelihood")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
@@ -77,10 +83,30 @@ def test_with_a_wrong_posterior_many_samples_give_log_p(linear, key):
     effective = np.asarray(found.effective_samples)
     assert np.all(effective > 1)
     assert np.all(effective < k)
-    # By the delta method the variance of log mean w is that of w / E[w] over K, which is
-    # 1 / effective - 1 / K; the bias, half of that, is far below its root.
-    error = np.sqrt(1 / effective - 1 / k)
-    assert np.all(abs(found.log_likelihood - linear.log_p) < 4 * error)
+    # The bias, half the square of the standard error, is far below it.
+    assert np.all(abs(found.log_likelihood - linear.log_p) < 4 * found.standard_error)
+
+
+def test_the_standard_error_is_the_spread_over_keys(linear):
+    vae, k, repeats = oracles.as_vae(linear.model, posterior_shift=0.15), 400, 600
+    x = linear.xs[:1]  # a shifted posterior has the same weights for every row
+    keys = jax.random.split(jax.random.key(5), repeats)
+    found = jax.jit(jax.vmap(lambda key: estimates(key, vae, x, k)))(keys)
+    spread = np.std(np.asarray(found.log_likelihood), ddof=1)
+    said = np.sqrt(np.mean(np.asarray(found.standard_error) ** 2))
+    assert 100 < np.asarray(found.effective_samples).min()
+    assert np.asarray(found.effective_samples).max() < 390  # the weights do differ
+    # A standard deviation of n normal numbers has the relative standard error 1 / sqrt(2 n); the
+    # next terms of the delta method are of the order of 1 / effective.
+    np.testing.assert_allclose(said, spread, rtol=4 / np.sqrt(2 * repeats) + 0.01)
+
+
+def test_one_sample_tells_nothing_of_its_error(linear, key):
+    one = estimates(key, oracles.as_vae(linear.model, 0.4), linear.xs, 1)
+    assert np.all(np.isnan(one.standard_error))
+    # Weights that are all alike have none.
+    alike = estimates(key, oracles.as_vae(linear.model), linear.xs, 16)
+    assert np.all(np.asarray(alike.standard_error) < 1e-2)
 
 
 def test_a_worse_posterior_has_fewer_effective_samples(linear, key):
@@ -204,16 +230,49 @@ def test_an_estimate_of_a_data_set_depends_on_no_batch(linear, key, batch_size):
 def test_the_mean_of_many_rows_is_off_by_its_standard_error(linear, key):
     vae = oracles.as_vae(linear.model, posterior_shift=0.2)
     found = estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=2000)
-    error = np.asarray(found.log_likelihood) - linear.log_p
-    # The delta method: log of a mean of K weights of which `effective_samples` count.
-    spread = np.sqrt(1 / np.asarray(found.effective_samples) - 1 / 2000)
-    assert abs(error.mean()) < 5 * np.sqrt((spread**2).sum()) / len(error)
+    average = average_log_likelihood(found)
+    assert abs(average.mean - linear.log_p.mean()) < 5 * average.sampling_error
     assert np.asarray(found.effective_samples).min() > 100
+    # The rows differ by far more than the noise of their estimates.
+    assert average.standard_error > 10 * average.sampling_error
+    expected = linear.log_p.std(ddof=1) / np.sqrt(len(linear.log_p))
+    np.testing.assert_allclose(average.standard_error, expected, rtol=0.01)
+
+
+def test_the_average_of_one_row_has_no_error_and_of_none_is_refused(linear, key):
+    vae = oracles.as_vae(linear.model, posterior_shift=0.2)
+    found = estimate_log_likelihood(key, vae, as_stored, {}, linear.xs[:1], num_samples=50)
+    average = average_log_likelihood(found)
+    assert np.isnan(average.standard_error)
+    assert average.sampling_error == found.standard_error[0]
+    none = Importance(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0))
+    with pytest.raises(ValueError, match=r"estimates of shape \(0,\): \[n\] with n at least 1"):
+        average_log_likelihood(none)
 
 
 def test_an_estimate_of_no_data_is_refused(linear, key):
     vae = oracles.as_vae(linear.model)
-    with pytest.raises(ValueError, match="0 examples in batches of 32"):
+    with pytest.raises(ValueError, match="0 examples: at least 1 is needed"):
         estimate_log_likelihood(key, vae, as_stored, {}, linear.xs[:0], num_samples=1)
+    with pytest.raises(ValueError, match="batch_size 0: at least 1 is needed"):
+        estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=1, batch_size=0)
     with pytest.raises(ValueError, match="num_samples 0: at least 1 is needed"):
         estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=0)
+
+
+def test_a_chunk_of_bounded_memory_changes_no_estimate(linear, key, monkeypatch):
+    """The limit is 64 MiB; here theta has 5 numbers, so the limit comes down to them."""
+    vae, k = oracles.as_vae(linear.model, posterior_shift=0.4), 300
+
+    def of_all() -> Importance:
+        jax.clear_caches()  # the limit is read as the program is traced
+        return estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=k)
+
+    whole = of_all()
+    assert module.theta_bytes(vae, {}, linear.xs[0]) == 5 * 4
+    # 128 samples of two examples, then seven samples of one, then one that is over the limit.
+    for limit in (2 * 128 * 20, 7 * 20, 3):
+        monkeypatch.setattr(module, "MEMORY", limit)
+        found = of_all()
+        for ours, expected in zip(found, whole, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-4)

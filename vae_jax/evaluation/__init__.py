@@ -32,11 +32,14 @@ from vae_jax.evaluation.latents import (
     posterior_mean_variance,
 )
 from vae_jax.evaluation.log_likelihood import (
+    Average,
     Importance,
+    average_log_likelihood,
     estimate_log_likelihood,
     log_likelihood,
     posterior_predictive,
 )
+from vae_jax.evaluation.rate_distortion import RateDistortion, rate_distortion
 from vae_jax.evaluation.representation import knn_accuracy, linear_accuracy
 
 __all__ = [
@@ -44,16 +47,19 @@ __all__ = [
     "SCORES",
     "Annealed",
     "AnomalyScores",
+    "Average",
     "Dci",
     "Disentanglement",
     "ElboEstimate",
     "ElboSurgery",
     "Importance",
     "Moments",
+    "RateDistortion",
     "active_units",
     "annealed_log_likelihood",
     "annealed_upper_bound",
     "anomaly_scores",
+    "average_log_likelihood",
     "beta_vae_score",
     "conformal_p_values",
     "dci",
@@ -69,6 +75,7 @@ __all__ = [
     "mig",
     "posterior_mean_variance",
     "posterior_predictive",
+    "rate_distortion",
     "sap",
     "threshold_at",
 ]

@@ -2,8 +2,10 @@
 
 Every function is written for one example and takes the key of its samples; the same key for
 all examples gives them the same noise, so that a score does not depend on who stands beside.
+`estimate_log_likelihood` runs over a data set, and `average_log_likelihood` sums it up.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -16,8 +18,13 @@ from vae_jax.model import VAE, log_posterior
 from vae_jax.preprocess import Preprocess
 from vae_jax.types import Nats, Params, PRNGKey, Step
 
-# Samples that are decoded at once; more are streamed.
+# Bytes that the decoded theta of all that is computed at once may take, 64 MiB; what a decoder
+# needs on its way to it comes on top.
+MEMORY = 2**26
+# Samples that are decoded at once, and examples, where that fits; more are streamed. More of them
+# than fit the caches of a CPU gain nothing.
 _AT_ONCE = 128
+_EXAMPLES = 32
 
 
 class Importance(NamedTuple):
@@ -26,11 +33,31 @@ class Importance(NamedTuple):
     Attributes:
         log_likelihood: log (1 / K) sum_k w_k, nats: a lower bound of log p(x) in expectation.
         effective_samples: (sum_k w_k)^2 / sum_k w_k^2, from 1 to K; where it is near 1 the
-            posterior misses the model's own and the estimate is low.
+            posterior misses the model's own and the estimate is low, by about
+            1 / (2 effective_samples) nats.
+        standard_error: of `log_likelihood`, over other samples of the same posterior, nats:
+            sqrt(1 / effective_samples - 1 / K). NaN for K = 1, which tells nothing of it.
     """
 
     log_likelihood: Float[Array, "*n"]
     effective_samples: Float[Array, "*n"]
+    standard_error: Float[Array, "*n"]
+
+
+class Average(NamedTuple):
+    """The mean log-likelihood of a data set, nats.
+
+    Attributes:
+        mean: over the examples.
+        standard_error: of the mean as that of all data like these, from the spread over the
+            examples, of which the noise of the samples is a part; NaN for one example.
+        sampling_error: what of it other samples of the same posteriors would change,
+            sqrt(sum_i SE_i^2) / n; NaN for K = 1.
+    """
+
+    mean: Nats
+    standard_error: Nats
+    sampling_error: Nats
 
 
 def log_likelihood(
@@ -40,7 +67,13 @@ def log_likelihood(
 
     log p(x) >= E[log (1 / K) sum_k w_k],  w_k = p(x | z_k) p(z_k) / q(z_k | x),  z_k ~ q.
 
-    Samples are streamed, so memory does not grow with their number.
+    Samples are streamed, 128 at a time or as many as have their theta in 64 MiB, so memory does
+    not grow with their number.
+
+    By the delta method the variance of the estimate is that of the mean weight over its square,
+    Var(w) / (K E[w]^2), which 1 / ESS - 1 / K estimates from the same weights, and what it lacks
+    of log p(x) is half of that. Both are leading terms: with few effective samples the weights do
+    not show how far they may spread, and both are too small.
 
     Args:
         key: the key of the samples.
@@ -56,13 +89,17 @@ def log_likelihood(
         ValueError: if num_samples is under 1.
 
     Reference:
-        Burda et al., Importance weighted autoencoders (arXiv 1509.00519), equation 8.
+        Burda et al., Importance weighted autoencoders (arXiv 1509.00519), equation 8; Owen,
+        Monte Carlo theory, methods and examples, sections 2.7 (delta method) and 9.3
+        (effective samples); Nowozin, Debiasing evidence approximations (ICLR 2018), section 2,
+        for the bias.
     """
     weights, _ = _streamed(key, vae, params, x, num_samples, wanted=lambda theta: jnp.zeros(()))
-    return Importance(
-        weights.log_sum - jnp.log(num_samples),
-        jnp.exp(2 * weights.log_sum - weights.log_sum_of_squares),
-    )
+    effective = jnp.exp(2 * weights.log_sum - weights.log_sum_of_squares)
+    # Weights that are all alike would leave a rounding of either sign.
+    variance = jnp.maximum(1 / effective - 1 / num_samples, 0.0)
+    error = jnp.sqrt(variance) if num_samples > 1 else jnp.full((), jnp.nan)
+    return Importance(weights.log_sum - jnp.log(num_samples), effective, error)
 
 
 def posterior_predictive(
@@ -102,7 +139,7 @@ def estimate_log_likelihood(
     data: Num[Array, "n *x"],
     *,
     num_samples: int,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     first: Step = 0,
 ) -> Importance:
     """Estimate log p(x) of every example of a data set.
@@ -117,12 +154,13 @@ def estimate_log_likelihood(
         params: the model's parameters.
         data: the stored examples.
         num_samples: K; they are streamed, so memory does not grow with it.
-        batch_size: examples that are in memory at once; the last batch may be short.
+        batch_size: examples that are in memory at once; None takes 32, or as many as have the
+            theta of their samples in 64 MiB. The last batch may be short.
         first: the number i of the first example, where the data are a part of a set.
 
     Returns:
-        The estimate of each example, with the leading axis `n`. Their mean and its standard
-        error are those of the model; many effective samples are no proof, few are a warning.
+        The estimate of each example, with the leading axis `n`; `average_log_likelihood` sums
+        them up. Many effective samples are no proof, few are a warning.
 
     Raises:
         ValueError: if there are no data, or num_samples or the batch size is under 1.
@@ -141,8 +179,16 @@ def estimate_log_likelihood(
         >>> found.log_likelihood.shape
         (5,)
     """
-    if len(data) == 0 or batch_size < 1:
-        raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
+    if len(data) == 0:
+        raise ValueError("0 examples: at least 1 is needed")
+    if num_samples < 1:
+        raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
+    if batch_size is None:
+        of_sample = theta_bytes(vae, params, jax.eval_shape(preprocess, key, data[0]))
+        of_example = min(num_samples, fitting(of_sample, most=_AT_ONCE)) * of_sample
+        batch_size = fitting(of_example, most=_EXAMPLES)
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
 
     def one(index: Int[Array, ""]) -> Importance:
         key_x, key_z = jax.random.split(jax.random.fold_in(key, first + index))
@@ -150,6 +196,66 @@ def estimate_log_likelihood(
         return log_likelihood(key_z, vae, params, x, num_samples)
 
     return jax.lax.map(one, jnp.arange(len(data)), batch_size=min(batch_size, len(data)))
+
+
+def average_log_likelihood(found: Importance) -> Average:
+    """The mean of a data set's estimates and its standard errors.
+
+    Args:
+        found: the estimate of each example, with noise of its own.
+
+    Returns:
+        The mean, in nats per example.
+
+    Raises:
+        ValueError: if it is not of a data set, or of no example.
+
+    Example:
+        >>> nats, errors = jnp.array([-90.0, -100.0, -95.0]), jnp.full(3, 0.3)
+        >>> average = average_log_likelihood(Importance(nats, jnp.full(3, 9.0), errors))
+        >>> [round(float(number), 2) for number in average]
+        [-95.0, 2.89, 0.17]
+    """
+    nats = found.log_likelihood
+    if nats.ndim != 1 or len(nats) == 0:
+        raise ValueError(f"estimates of shape {nats.shape}: [n] with n at least 1 is needed")
+    n = len(nats)
+    spread = jnp.std(nats, ddof=1) if n > 1 else jnp.full((), jnp.nan)
+    sampling = jnp.sqrt(jnp.sum(found.standard_error**2)) / n
+    return Average(jnp.mean(nats), spread / math.sqrt(n), sampling)
+
+
+def theta_bytes(vae: VAE, params: Params, x: Float[Array | jax.ShapeDtypeStruct, "*x"]) -> int:
+    """The memory that theta of one example and one z takes; nothing is computed.
+
+    Args:
+        vae: the model.
+        params: the model's parameters.
+        x: one example, or its shape.
+
+    Returns:
+        Bytes.
+    """
+    z = jax.ShapeDtypeStruct((vae.latent_dim,), jnp.float32)
+    theta = jax.eval_shape(vae.theta_of, params, z, x)
+    return theta.size * theta.dtype.itemsize
+
+
+def fitting(bytes_of_one: int, *, most: int) -> int:
+    """How many of something are computed at once: as many as `MEMORY` holds, one at least.
+
+    Args:
+        bytes_of_one: what one of them takes.
+        most: never more than so many.
+
+    Returns:
+        The number.
+
+    Example:
+        >>> fitting(784 * 4 * 128, most=32), fitting(2**25, most=32), fitting(2**30, most=32)
+        (32, 2, 1)
+    """
+    return max(1, min(most, MEMORY // bytes_of_one))
 
 
 class _Weights(NamedTuple):
@@ -186,7 +292,7 @@ def _streamed(
         log_squares = jnp.logaddexp(log_squares, jax.nn.logsumexp(2 * log_w))
         return (_Weights(new_sum, log_squares), mean), None
 
-    at_once = min(num_samples, _AT_ONCE)
+    at_once = min(num_samples, fitting(theta_bytes(vae, params, x), most=_AT_ONCE))
     num_batches = -(-num_samples // at_once)
     index = jnp.arange(num_batches * at_once).reshape(num_batches, at_once)
     keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(index)
