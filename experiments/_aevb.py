@@ -71,6 +71,7 @@ class Pixels(NamedTuple):
         hidden: units of the one hidden layer.
         likelihood: of a pixel.
         passes: epochs between two rows, where an epoch is worth no row.
+        labels: the classes of both halves, where there are any.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Pixels(NamedTuple):
     hidden: int
     likelihood: Callable[[], Likelihood]
     passes: int
+    labels: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def points_per_epoch(self) -> int:
@@ -113,16 +115,19 @@ def load_pixels(dataset: str, data_dir: Path | None, images: tuple[int, ...]) ->
         DataError: if it cannot be had.
     """
     if dataset == "frey_faces":
-        found, warning = load_frey_faces(data_dir), None
+        found, warning, labels = load_frey_faces(data_dir), None, None
         hidden, likelihood, passes = 200, grey_level, 24
     else:
         found = load_images(dataset, data_dir)
         hidden, likelihood, passes, warning = 500, bernoulli, 1, found.warning
+        labels = found.train_labels, found.test_labels
     train, test = found.train_images, found.test_images
     if images:
         train, test, passes = train[: images[0]], test[: images[1]], 1
+    if labels is not None:
+        labels = labels[0][: len(train)], labels[1][: len(test)]
     source = {"source": found.source, "sha256": found.sha256}
-    return Pixels(found.name, train, test, source, warning, hidden, likelihood, passes)
+    return Pixels(found.name, train, test, source, warning, hidden, likelihood, passes, labels)
 
 
 def adagrad_with_prior(num_examples: int) -> OptimizerOf:
@@ -213,6 +218,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
         source=pixels.source,
         passes=config.passes,
         compile_quickly=bool(config.images),
+        labels=pixels.labels,
     )
 
 

@@ -31,8 +31,9 @@ from vae_jax.sweep import (
 )
 from vae_jax.types import Params
 
-EXPERIMENTS = ("mnist", "tabular", "compress", "text")
+EXPERIMENTS = ("mnist", "tabular", "anomaly", "compress", "text")
 OF_PARTS = ("aevb", "iwae", "disentangle")  # experiments whose runs are made of several
+PILOT = "-pilot"  # how the name of a part ends that only chose a setting for another
 
 
 class Loaded(NamedTuple):
@@ -112,6 +113,31 @@ class Run(NamedTuple):
                 cause = CAUSES[causes[index]]
                 problem = f"diverged ({cause} not finite)" if cause else None
                 yield Loaded(member, sweep.pick(population, index), epoch, problem)
+
+
+def parts_in(path: Path) -> tuple[list[str], list[str]]:
+    """The parts of a run that is made of several.
+
+    Args:
+        path: the folder of a run.
+
+    Returns:
+        The names of those that can be evaluated, none if it is a run by itself; and of the
+        others, why not.
+    """
+    if (path / "shards").is_dir() or (path / "checkpoints").is_dir():
+        return [], []
+    there = sorted(one.parent.name for one in path.glob("*/config.json"))
+    left_out = [f"{name}: no checkpoints in it" for name in there if not _is_saved(path / name)]
+    pilots = [name for name in there if _is_saved(path / name) and name.endswith(PILOT)]
+    if pilots:
+        left_out.append(f"{' '.join(pilots)}: pilots; one is evaluated where it is named itself")
+    names = [name for name in there if _is_saved(path / name) and name not in pilots]
+    return names, left_out
+
+
+def _is_saved(part: Path) -> bool:
+    return (part / "checkpoints").is_dir()
 
 
 def load_run(path: Path, data_dir: Path | None = None) -> Run:

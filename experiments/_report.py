@@ -11,11 +11,12 @@ from experiments._grid import Member, described, repeat_of, setting_of, short
 from experiments._progress import console, table
 from experiments._run import Row
 from experiments._train import Trained
-from vae_jax.evaluation import ACTIVE_KL
+from vae_jax.evaluation import ACTIVE_KL, RateDistortion, rate_distortion
 
 NUMBERS = ("neg_elbo", "reconstruction", "kl", "active_dims")
 # Panels of a figure that puts pictures side by side.
 MOST_PANELS = 12
+SPREAD = " · mean ± standard error over repetitions"  # what a title says of them
 
 
 class Result(NamedTuple):
@@ -191,11 +192,13 @@ class _Grid(NamedTuple):
         settings: of each row.
         places: the member at each row and column, but for those that diverged or are missing.
         repeats: of each column.
+        labels: what each row is called.
     """
 
     settings: list[tuple[tuple[str, float], ...]]
     places: dict[tuple[Any, Any], Result]
     repeats: list[tuple[int, ...]]
+    labels: list[str]
 
     def cube(self, of: Callable[[Result], Any], width: int) -> np.ndarray:
         """[settings, repeats, width], NaN where a member diverged or is missing."""
@@ -208,26 +211,41 @@ class _Grid(NamedTuple):
 
     @property
     def lead(self) -> str | None:
-        """The first setting that takes several values, if one does."""
-        # A class that was left out is no number to draw along, nor is a remedy of sentences.
+        """The setting to draw along: beta if it takes several values, or the first one that does.
+
+        Of sentences it is beta or none: the others belong to one remedy each.
+        """
+        # A class that was left out is no number to draw along.
         fields = [field for field in dict(self.settings[0]) if field != "left_out"]
-        fields = [] if "latent" in fields else fields
-        swept = {field: {dict(setting)[field] for setting in self.settings} for field in fields}
+        fields = ["beta"] if "latent" in fields else sorted(fields, key=lambda name: name != "beta")
+        rows = [dict(self.settings[i]) for i in self.with_z]
+        swept = {field: {row[field] for row in rows} for field in fields}
         return next((field for field, found in swept.items() if len(found) > 1), None)
 
+    @property
+    def with_z(self) -> list[int]:
+        """The rows of models that have a latent space: all, but for the decoder without one."""
+        rows = enumerate(self.settings)
+        return [i for i, setting in rows if dict(setting).get("latent", 1) != 0]
+
     def curves(self, lead: str) -> dict[str, list[int]]:
-        """Along a setting, the rows of each combination of the others, in rising order."""
-        values = [dict(setting)[lead] for setting in self.settings]
+        """Along a setting, the rows of each combination of the others, in rising order.
+
+        One of a model of sentences is called by its remedy.
+        """
+        by_value = sorted(self.with_z, key=lambda i: dict(self.settings[i])[lead])
         curves: dict[str, list[int]] = {}
-        for i in np.argsort(values, kind="stable"):
-            others = {field: value for field, value in self.settings[i] if field != lead}
-            curves.setdefault(described(others), []).append(int(i))
+        for i in by_value:
+            others = dict(self.settings[i])
+            value = others.pop(lead)
+            words = self.labels[i].replace(f"-{lead}{short(value)}", "")
+            curves.setdefault(words if "latent" in others else described(others), []).append(i)
         return curves
 
     @property
     def spread(self) -> str:
         """What a title says of the repetitions."""
-        return " · mean ± standard error over repetitions" if len(self.repeats) > 1 else ""
+        return SPREAD if len(self.repeats) > 1 else ""
 
 
 def _grid_of(results: Sequence[Result]) -> _Grid:
@@ -239,7 +257,43 @@ def _grid_of(results: Sequence[Result]) -> _Grid:
             if result.problem is None
         },
         repeats=list(dict.fromkeys(repeat_of(result.columns) for result in results)),
+        labels=list({_key(result): label_of(result) for result in results}.values()),
     )
+
+
+class Swept(NamedTuple):
+    """A sweep in the rate-distortion plane.
+
+    Attributes:
+        setting: what is swept along each curve.
+        curves: by what the other settings are called; the name is empty if there are none.
+    """
+
+    setting: str
+    curves: Mapping[str, RateDistortion]
+
+
+def swept(results: Sequence[Result]) -> Swept | None:
+    """Rate and distortion along the setting that is swept, if one is.
+
+    Args:
+        results: the members, of which `numbers` has "kl" and "reconstruction".
+
+    Returns:
+        A curve for each combination of the other settings.
+    """
+    grid = _grid_of(results)
+    lead = grid.lead
+    if lead is None or not grid.places:
+        return None
+    rates = grid.cube(lambda result: result.numbers["kl"], 1)[..., 0]
+    log_liks = -grid.cube(lambda result: result.numbers["reconstruction"], 1)[..., 0]
+    values = np.array([dict(setting)[lead] for setting in grid.settings])
+    curves = {
+        name: rate_distortion(values[i], rates[i], log_liks[i])
+        for name, i in grid.curves(lead).items()
+    }
+    return Swept(lead, curves)
 
 
 def draw_rate_distortion(results: Sequence[Result], folder: Path, *, title: str, unit: str) -> bool:
@@ -256,27 +310,26 @@ def draw_rate_distortion(results: Sequence[Result], folder: Path, *, title: str,
     """
     from vae_jax import figures
 
-    grid = _grid_of(results)
-    lead = grid.lead
-    if lead is None or not grid.places:
+    found = swept(results)
+    if found is None:
         return False
-    rate = grid.cube(lambda result: result.numbers["kl"], 1)[..., 0]
-    distortion = grid.cube(lambda result: result.numbers["reconstruction"], 1)[..., 0]
-    values = np.array([dict(setting)[lead] for setting in grid.settings])
+    curves = found.curves
+    several = len({repeat_of(result.columns) for result in results}) > 1
     figures.save(
         figures.rate_distortion(
             {
-                name: figures.RateDistortion(values[i], rate[i], distortion[i])
-                for name, i in grid.curves(lead).items()
+                name: figures.RateDistortion(one.values, one.rates, one.distortions)
+                for name, one in curves.items()
             },
-            title=title + grid.spread,
-            setting=lead.replace("_", " "),
+            title=title + (SPREAD if several else ""),
+            setting=found.setting.replace("_", " "),
             unit=unit,
         ),
         folder / "rate_distortion.png",
-        **{lead: values},
-        rate=rate,
-        distortion=distortion,
+        **{found.setting: np.concatenate([one.values for one in curves.values()])},
+        curve=np.repeat(list(curves), [len(one.values) for one in curves.values()]),
+        rate=np.concatenate([one.rates for one in curves.values()]),
+        distortion=np.concatenate([one.distortions for one in curves.values()]),
     )
     return True
 

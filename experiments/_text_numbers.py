@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Num, UInt16
 
+from experiments._importance import summed_up
 from experiments._noise import DRAW_SEED, EVALUATION_SEED, SURGERY_SEED
 from vae_jax.data import Sentences, lengths_of
 from vae_jax.data.grammar import accepts, log_prob
@@ -83,8 +84,7 @@ class TextMeasures(NamedTuple):
 
         Returns:
             The numbers by name, in nats a sentence where they have a unit:
-            neg_log_likelihood and its standard error over sentences, perplexity per token,
-            effective_samples (the median), mutual_information, active_units,
+            those of `summed_up`, perplexity per token, mutual_information, active_units,
             accuracy_by_mean and accuracy_by_sample of reconstructions, distinct_1, distinct_2
             and greedy_new of greedy sentences, and for the grammar greedy_accepted,
             sampled_accepted and accepted_and_new.
@@ -99,15 +99,11 @@ class TextMeasures(NamedTuple):
             jnp.asarray(some),
             num_samples=self.num_samples,
         )
-        costs = -np.asarray(estimate.log_likelihood, np.float64)
-        count = len(costs)
-        error = costs.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
-        numbers = {
-            "neg_log_likelihood": costs.mean(),
-            "neg_log_likelihood_standard_error": error,
+        cost = -np.sum(np.asarray(estimate.log_likelihood, np.float64))
+        numbers: dict[str, Any] = {
+            **summed_up(estimate),
             # A model that went astray may have one beyond all floats.
-            "perplexity": np.exp(np.minimum(costs.sum() / lengths_of(some).sum(), 700)),
-            "effective_samples": np.median(np.asarray(estimate.effective_samples)),
+            "perplexity": np.exp(np.minimum(cost / lengths_of(some).sum(), 700)),
         }
         q = self.posteriors(params, test[:SURGERY])
         surgery = elbo_surgery(jax.random.key(SURGERY_SEED), q)

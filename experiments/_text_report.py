@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Integer
 
+from experiments._importance import few_samples
 from experiments._noise import DRAW_SEED
 from experiments._progress import console, table
 from experiments._report import Result, label_of, markdown_table, plus_minus
@@ -24,6 +25,7 @@ STEPS = 7  # sentences of an interpolation
 
 NUMBERS = {
     "neg_log_likelihood": "-log p(x)",
+    "effective_samples_median": "ESS",
     "perplexity": "perplexity",
     "gain": "z buys",
     "kl": "KL",
@@ -38,7 +40,7 @@ NUMBERS = {
     "distinct_1": "distinct-1",
     "distinct_2": "distinct-2",
 }
-OF_Z = 6  # of them say what z carries, the others what is written
+OF_Z = 7  # of them say what z carries, the others what is written
 
 
 class TextReport(NamedTuple):
@@ -153,11 +155,14 @@ class TextReport(NamedTuple):
         columns = ["", "seeds", *numbers.values()]
         title = f"{self.title}: what z carries"
         body = markdown_table(columns, rows)
-        folder.write_text("text.md", f"{title}\n\n{body}\n\n{self._said}\n")
+        weak = few_samples({one.name: one.also for own in groups.values() for one in own})
+        warnings = "".join(f"\n- {line}\n" for line in weak)
+        folder.write_text("text.md", f"{title}\n\n{body}\n\n{self._said}\n{warnings}")
         cut = 2 + OF_Z
         console().print(table(title, columns[:cut], [row[:cut] for row in rows]))
         rest = [*columns[:1], *columns[cut:]]
         console().print(table("what it writes", rest, [[row[0], *row[cut:]] for row in rows]))
+        print("".join(f"{line}\n" for line in weak), end="")
 
     @property
     def _said(self) -> str:
@@ -166,7 +171,8 @@ class TextReport(NamedTuple):
         tokens, all_of = text.level[:-1], len(text.test)
         lines = [
             f"Nats per sentence; -log p(x) of the first {ours.held_out:,} held-out sentences, "
-            f"{ours.num_samples} importance samples; perplexity per {tokens}, ends of sentences "
+            f"{ours.num_samples} importance samples (ESS: effective ones, of the median "
+            f"sentence); perplexity per {tokens}, ends of sentences "
             'counted. "z buys": -log p(x) of the same decoder without z less that of the model, '
             "for each seed. Mean ± standard error over seeds. Rebuilt: share of tokens at their "
             f"place, greedily. {WRITTEN:,} sentences are written from the prior; new: not among "

@@ -75,6 +75,9 @@ class Config(RunOptions):
     """Folder with the official files of MNIST in mnist/; VAE_JAX_DATA without it."""
 
 
+# What the runs of MNIST are called, and what is loaded for each; without MNIST digits stand for it,
+# under a name that tells them from the table.
+IMAGES = {"mnist": "auto", "digits28": "digits"}
 # What is not given, for a table and for MNIST.
 USUAL = {
     "epochs": (300, 30),
@@ -203,7 +206,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
     Small models also say how many devices JAX starts with (`spread_over_cores`).
 
     Args:
-        config: of one data set and latent size, with its defaults filled in.
+        config: of one data set and latent size, with its defaults filled in; the data set may
+            be named as that of a run that is saved.
 
     Returns:
         The configuration and the task.
@@ -212,12 +216,13 @@ def prepare(config: Config) -> tuple[Config, Task]:
         UsageError: if the data do not allow it.
     """
     name = config.dataset[0]
-    problem = _images(config) if name == "mnist" else _table(config, name)
+    is_images = name in IMAGES
+    problem = _images(config, IMAGES[name]) if is_images else _table(config, name)
     fewest = min(len(task.train) for task in problem.tasks.values())
     allowed = f"at most the {fewest} training examples"
     batch, epochs = config.batch_size or 1, config.epochs or 1
     check(batch <= fewest, "--batch-size", batch, allowed)
-    optimizer = OPTIMIZERS["adam"] if name == "mnist" else flat(OPTIMIZERS["adam"])
+    optimizer = OPTIMIZERS["adam"] if is_images else flat(OPTIMIZERS["adam"])
     trainer = make_trainer(
         problem.vae,
         OBJECTIVES["beta"](),
@@ -242,7 +247,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
     ]
     hidden = "-".join(map(str, config.hidden or ())) or "linear"
     title = f"{problem.name} · {hidden} · z {config.latent_dim[0]}"
-    if name == "mnist":
+    if is_images:
         scale = "" if config.scale is None else f" of scale {short(config.scale)}"
         pixels = "grey pixels" if config.binarize == "none" else "bits"
         title += f" · {config.likelihood.replace('_', ' ')}{scale}, {pixels}"
@@ -256,8 +261,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
         num_samples=config.num_samples,
         figures=config.figures != "none",
     )
-    passes = 1 if name == "mnist" else next(k for k in range(10, 0, -1) if epochs % k == 0)
-    unit = "nats per example" if name == "mnist" else "nats per row, standardised columns"
+    passes = 1 if is_images else next(k for k in range(10, 0, -1) if epochs % k == 0)
+    unit = "nats per example" if is_images else "nats per row, standardised columns"
     return config, Task(
         experiment=EXPERIMENT,
         name=config.name or run_name(config),
@@ -265,7 +270,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         table=f"{problem.name}: held-out normal examples, {unit} (-ELBO at beta 1)",
         about={
             "dataset": problem.name,
-            "example": "image" if name == "mnist" else "row",
+            "example": "image" if is_images else "row",
             "unit": f"{unit}, at beta 1",
         },
         members=members,
@@ -279,8 +284,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
         source=problem.source,
         measure=report.measure,
         passes=passes,
-        execution="map" if name == "mnist" else "vmap",
-        compile_quickly=name != "mnist",
+        execution="map" if is_images else "vmap",
+        compile_quickly=not is_images,
     )
 
 
@@ -326,8 +331,8 @@ def _table(config: Config, name: str) -> Problem:
     )
 
 
-def _images(config: Config) -> Problem:
-    images = load_images("auto", config.data_dir)
+def _images(config: Config, wanted: str) -> Problem:
+    images = load_images(wanted, config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
     shape = images.train_images.shape[1:]

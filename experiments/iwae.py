@@ -26,7 +26,7 @@ import optax
 from jaxtyping import Array, ArrayLike
 
 from experiments._grid import Axis, grid
-from experiments._importance import importance_of
+from experiments._importance import importance_of, summed_up
 from experiments._iwae_report import write_table
 from experiments._noise import EVALUATION_SEED, elbo_of
 from experiments._options import RunOptions
@@ -269,16 +269,8 @@ def _measure(
             key, *model, jnp.asarray(test), num_samples=num_samples, name=one.member.name
         )
         posteriors = encode_all(key, *model, jnp.asarray(test))
-        nats = np.asarray(estimate.log_likelihood)
         spectra[one.member.name] = np.asarray(posterior_mean_variance(posteriors))
-        found.append(
-            {
-                "neg_log_likelihood": -float(np.mean(nats)),
-                "log_likelihood_error": float(np.std(nats, ddof=1) / np.sqrt(len(nats))),
-                "effective_samples_median": float(np.median(estimate.effective_samples)),
-                "active_units": float(active_units(posteriors)),
-            }
-        )
+        found.append({**summed_up(estimate), "active_units": float(active_units(posteriors))})
     folder.write_json("spectra.json", {name: list(map(float, v)) for name, v in spectra.items()})
     return found
 

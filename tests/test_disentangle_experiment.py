@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import call, surroundings  # noqa: F401
+from evaluations import assert_evaluated
 from test_tabular_experiments import assert_drawn
 
 from experiments import _disentangle_grid, _disentangle_part, disentangle
@@ -83,6 +84,12 @@ def test_figures_are_drawn(run):
             assert arrays["images"].shape == (10, 11, 64, 64, 1)
             assert np.all(np.diff(arrays["kl"]) <= 0)
         assert not (folder.parent / "beta4-seed1").exists()
+
+
+def test_a_run_can_be_evaluated(run):
+    text = assert_evaluated(run, "sprites, beta: held-out images, nats per image", parts=OBJECTIVES)
+    assert "sprites, beta_tc: held-out images" in text
+    assert "| beta | " in text
 
 
 def test_a_finished_run_is_taken_up_as_it_is(run):

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 from command_line import call, surroundings  # noqa: F401
-from PIL import Image
+from evaluations import assert_evaluated, assert_not_blank, evaluation
 
-from experiments import evaluate, mnist, tabular
+from experiments import _evaluation_report, aevb, compress, evaluate, mnist, tabular
+from experiments._importance import few_samples
 from experiments._loaded import load_run
 from vae_jax.evaluation import knn_accuracy, linear_accuracy
+from vae_jax.figures import Evaluated, evaluation_page
 
 ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
 QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
@@ -44,6 +46,32 @@ def copied(home, tmp_path) -> Path:
     return tmp_path / "results" / "mnist" / "run"
 
 
+DIGITS = ("--dataset", "digits", "--epochs", "1", "--hidden", "8", "--latent-dim", "3")
+# Of experiments whose own tests have no run to evaluate: the module, what makes a tiny run, what
+# its numbers are of, and the parts that are evaluated. The others call `assert_evaluated` too.
+EXPERIMENTS = {
+    "compress": (compress, ("train", *DIGITS, "--figures", "none"), "digits, thresholded", ()),
+    "aevb": (
+        aevb,
+        ("--budget", "smoke", "--panels", "mnist-z2"),
+        "digits, grey levels: test split, nats per image",
+        ("mnist-z2-aevb",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_run_of_every_experiment_is_evaluated(name, tmp_path):
+    module, flags, said, parts = EXPERIMENTS[name]
+    done = call(module, tmp_path, *flags, "--name", "run")
+    assert done.code == 0, done.err
+    run = tmp_path / "results" / name / "run"
+    text = assert_evaluated(run, said, parts=parts, classes=True)
+    if parts:
+        assert "| mnist-z2-aevb |" in text
+        assert "mnist-z2-aevb-pilot: pilots" in text
+
+
 def refused(run: Path, *flags: str) -> str:
     """The one line that is said."""
     done = call(evaluate, run.parent, str(run), *QUICK, *flags)
@@ -51,10 +79,6 @@ def refused(run: Path, *flags: str) -> str:
     assert done.err.startswith("error: ")
     assert done.err.count("\n") == 1
     return done.err
-
-
-def evaluation(run: Path) -> dict[str, Any]:
-    return json.loads((run / "evaluation" / "evaluation.json").read_text("utf-8"))
 
 
 def test_every_model_is_evaluated(home):
@@ -82,14 +106,66 @@ def test_every_model_is_evaluated(home):
 def test_the_table_and_the_page_are_written(home):
     folder = home / "results" / "mnist" / "run" / "evaluation"
     text = (folder / "evaluation.md").read_text("utf-8")
+    assert "Data and unit: digits, grey, bernoulli: test split, nats per image" in text
     assert "| nats per image | beta 0.5 | beta 4 |" in text
-    for name, _ in evaluate.COLUMNS.values():
+    for name, _ in _evaluation_report.COLUMNS.values():
         assert f"| {name} |" in text
+    assert "fitted on the posterior means of 1,437 training examples, judged" in text
     assert "annealed importance sampling with 3 chains and 12 temperatures" in text
-    assert np.asarray(Image.open(folder / "evaluation.png").convert("L")).std() > 5
+    assert_not_blank(folder / "evaluation.png")
     with np.load(folder / "evaluation.npz") as arrays:
         assert arrays["beta4-seed1/variance"].shape == (3,)
         assert arrays["beta4-seed1/effective_samples"].shape == (360,)
+
+
+def test_rate_and_distortion_are_written_and_drawn(home):
+    run = home / "results" / "mnist" / "run"
+    found = evaluation(run)
+    members, along = found["members"], found["rate_distortion"]
+    assert along["setting"] == "beta"
+    [curve] = along["curves"]
+    assert curve["beta"] == [0.5, 4]
+    for i, pair in enumerate((members[:2], members[2:])):
+        rates, distortions = ([one[name] for one in pair] for name in ("kl", "reconstruction"))
+        assert curve["rate"][i] == pytest.approx(np.mean(rates))
+        assert curve["rate_error"][i] == pytest.approx(abs(np.diff(rates)[0]) / 2)
+        assert curve["distortion"][i] == pytest.approx(np.mean(distortions))
+    assert curve["on_hull"] == [True, True]  # of two, one rises and the other falls
+    text = (run / "evaluation" / "evaluation.md").read_text("utf-8")
+    assert "| beta | rate | distortion | best for beta |" in text
+    assert_not_blank(run / "evaluation" / "rate_distortion.png")
+    with np.load(run / "evaluation" / "rate_distortion.npz") as arrays:
+        assert arrays["rate"].tolist() == [
+            [one["kl"] for one in members[i : i + 2]] for i in (0, 2)
+        ]
+
+
+def test_both_errors_of_the_likelihood_are_those_of_the_examples(home):
+    run = home / "results" / "mnist" / "run"
+    with np.load(run / "evaluation" / "evaluation.npz") as arrays:
+        for one in evaluation(run)["members"]:
+            nats, errors = (
+                arrays[f"{one['name']}/{name}"] for name in ("log_likelihood", "standard_error")
+            )
+            assert one["neg_log_likelihood"] == pytest.approx(-nats.mean(), rel=1e-5)
+            error = nats.std(ddof=1) / np.sqrt(len(nats))
+            assert one["log_likelihood_error"] == pytest.approx(error, rel=1e-3)
+            error = np.sqrt(np.sum(errors**2)) / len(nats)
+            assert one["log_likelihood_sampling_error"] == pytest.approx(error, rel=1e-3)
+
+
+def test_the_warning_counts_the_models_and_says_what_is_lost():
+    good = {"effective_samples_median": 30.0, "effective_samples_5th": 5.0}
+    some = {"effective_samples_median": 9.0, "effective_samples_5th": 1.5}
+    worse = {"effective_samples_median": 2.0, "effective_samples_5th": 1.1}
+    assert few_samples({"a": good, "of another kind": {}}) == []
+    [line] = few_samples({"a": good, "b": some})
+    assert line.startswith("warning: b: for one example in twenty the estimate rests on under 5 ")
+    assert line.endswith("too high by over 0.1 nats")
+    [line] = few_samples({"a": some, "b": worse, "c": some})
+    assert line.startswith(
+        "warning: a and 2 more: for one example in twenty, and for every second one of 1 of them,"
+    )
 
 
 def test_a_model_of_a_run_is_the_one_that_was_trained(home):
@@ -169,14 +245,13 @@ def test_a_run_of_a_table_is_evaluated_fold_by_fold(tmp_path):
     flags = ("--dataset", "iris", "--folds", "2", "--epochs", "2", "--hidden", "4", "--name", "i")
     assert call(tabular, tmp_path, *flags, "--num-samples", "5", "--figures", "none").code == 0
     run = tmp_path / "results" / "tabular" / "i"
-    done = call(evaluate, tmp_path, str(run), *QUICK)
-    assert (done.code, done.err) == (0, "")
+    assert_evaluated(run, "iris: held-out rows of 2 folds, nats per row", classes=True)
     members = evaluation(run)["members"]
     assert [one["fold"] for one in members] == [0, 1]
     refused(run, "--data-dir", ".")
     # Of the 75 rows that each fold holds out.
     assert {round(one["information_bound"], 4) for one in members} == {round(np.log(75), 4)}
-    assert "nats per row" in (run / "evaluation" / "evaluation.md").read_text("utf-8")
+    assert "| nats per row |" in (run / "evaluation" / "evaluation.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -245,7 +320,9 @@ def test_a_checkpoint_of_another_model_is_refused(copied):
     config = json.loads((copied / "config.json").read_text("utf-8"))
     (copied / "config.json").write_text(json.dumps({**config, "latent_dim": 5}), "utf-8")
     said = refused(copied)
-    assert "another model" in said
+    # The first array that differs, by name, as it is in the checkpoint and in the model.
+    assert "is of another model: shape of .train." in said
+    assert "['decoder']['params']['Dense_0']['kernel'] is [2, 3, 8], [2, 5, 8] is needed" in said
     assert not (copied / "evaluation" / "evaluation.md").read_text("utf-8").count("z 5")
 
 
@@ -263,10 +340,84 @@ def test_a_setting_of_another_version_is_refused(copied):
 
 
 def test_a_run_of_an_experiment_that_cannot_be_evaluated_is_refused(copied):
-    moved = copied.parents[1] / "anomaly" / "run"
+    moved = copied.parents[1] / "benchmark" / "run"
     moved.parent.mkdir()
     copied.rename(moved)
-    assert "in a folder anomaly/; runs in mnist/<run> or tabular/<run> or " in refused(moved)
+    assert "in a folder benchmark/; runs in mnist/<run> or tabular/<run> or " in refused(moved)
+
+
+# The page.
+
+
+def found_of(**changed: Any) -> Evaluated:
+    one = Evaluated(
+        variance=np.array([0.9, 0.2, 1e-4]),
+        active=2.0,
+        kl_per_dim=np.array([2.0, 0.5, 0.001]),
+        information_per_dim=np.array([1.8, 0.4, 0.0]),
+        information=2.0,
+        total_correlation=0.2,
+        dimension_kl=0.3,
+        elbo=-101.0,
+        log_likelihood=-99.0,
+        log_likelihood_error=0.5,
+        annealed_gain=0.75,
+        annealed_gain_error=0.25,
+        effective_samples=np.array([1.5, 20.0, 7.0]),
+        accuracies={"5-NN": 0.9, "linear probe": 0.8},
+    )
+    return one._replace(**changed)
+
+
+SAID = {"title": "t", "threshold": 0.01, "information_bound": 6.0, "num_samples": 100}
+
+
+def drawn(axes: Any) -> dict[str, np.ndarray]:
+    """The lines of a panel by their label."""
+    return {line.get_label(): line.get_xydata() for line in axes.lines}
+
+
+def test_the_spectrum_that_is_drawn_is_the_one_that_was_measured():
+    other = found_of(variance=np.array([0.5, 0.0, 0.0]), active=1.0)
+    page = evaluation_page({"beta 1": found_of(), "beta 4": other}, **SAID)
+    lines = drawn(page.axes[0])
+    expected = np.stack([[1, 2, 3], [0.9, 0.2, 1e-4]], axis=1)
+    np.testing.assert_array_equal(lines["beta 1: 2 of 3 active"], expected)
+    # A logarithm has no zero.
+    np.testing.assert_array_equal(lines["beta 4: 1 of 3 active"][:, 1], [0.5, 1e-12, 1e-12])
+    assert page.axes[0].get_yscale() == "log"
+    heights = {tuple(line.get_ydata()) for line in page.axes[0].lines}
+    assert (0.01, 0.01) in heights  # the threshold
+    dims = [line.get_ydata().tolist() for line in page.axes[1].lines[:2]]
+    assert dims == [[2.0, 0.5, 0.001], [1.8, 0.4, 0.0]]
+
+
+def test_the_likelihoods_that_are_drawn_have_their_errors():
+    axes = evaluation_page({"": found_of()}, **SAID).axes[3]
+    by_label = {bars.get_label(): bars for bars in axes.containers}
+    for label, y, error in (
+        ("log p(x), 100 samples", -99.0, 0.5),
+        ("and the gain of annealing, of a few", -98.25, 0.25),
+    ):
+        points, _, (bar,) = by_label[label]
+        assert points.get_ydata().tolist() == [y]
+        assert bar.get_segments()[0][:, 1].tolist() == [y - error, y + error]
+    none = found_of(annealed_gain=np.nan, annealed_gain_error=np.nan)
+    assert len(evaluation_page({"": none}, **SAID).axes[3].containers) == 1
+
+
+def test_of_two_layers_no_surgery_is_drawn():
+    nan = np.full(3, np.nan)
+    one = found_of(
+        information_per_dim=nan, information=np.nan, total_correlation=np.nan, dimension_kl=np.nan
+    )
+    page = evaluation_page({"": one}, **SAID)
+    assert not page.axes[2].patches
+    assert page.axes[2].texts[0].get_text().startswith("not known of a posterior")
+    labels = [text.get_text() for text in page.axes[1].get_legend().get_texts()]
+    assert labels == ["KL(q(z$_j$ | x) || p(z$_j$))"]
+    with pytest.raises(ValueError, match="no setting to draw"):
+        evaluation_page({}, **SAID)
 
 
 # What can be read off the means.

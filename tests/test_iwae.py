@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import call, surroundings  # noqa: F401
+from evaluations import OF_ONE_LAYER, assert_evaluated
 from PIL import Image
 
-from experiments import evaluate, iwae
+from experiments import iwae
 from vae_jax.figures import BySamples, samples_in_bound
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
@@ -36,6 +37,8 @@ def test_every_row_is_trained_once_and_stands_in_the_table(whole):
         assert member["also"]["neg_log_likelihood"] == row["neg_log_likelihood"]
         # Fifty samples are no worse than one, but for the noise of both over the images.
         noise = 5 * member["also"]["log_likelihood_error"]
+        median, fifth = (member["also"][f"effective_samples_{name}"] for name in ("median", "5th"))
+        assert 1 <= fifth <= median <= 50
         assert row["neg_log_likelihood"] < member["neg_elbo"] + noise
         assert row["published"] is None  # digits are not what the paper was about
         assert len(json.loads((run / row["part"] / "spectra.json").read_text())["seed0"]) == 50
@@ -48,17 +51,23 @@ def test_every_row_is_trained_once_and_stands_in_the_table(whole):
 
 def test_two_stochastic_layers_are_trained_and_both_counted(whole):
     folder, _ = whole
-    flags = ("--budget", "smoke", "--k", "2", "--method", "iwae", "--layers", "2", "--name", "two")
-    done = call(iwae, folder, *flags)
+    flags = ("--budget", "smoke", "--k", "2", "--method", "iwae", "--layers", "1", "2")
+    done = call(iwae, folder, *flags, "--name", "two")
     assert done.code == 0, done.err
-    part = folder / "results/iwae/two/iwae-k2-2"
-    assert len(json.loads((part / "spectra.json").read_text())["seed0"]) == 100 + 50
-    (row,) = json.loads((folder / "results/iwae/two/summary.json").read_text())["rows"]
+    run = folder / "results/iwae/two"
+    spectra = json.loads((run / "iwae-k2-2" / "spectra.json").read_text())
+    assert len(spectra["seed0"]) == 100 + 50
+    _, row = json.loads((run / "summary.json").read_text())["rows"]
     assert row["layers"] == 2
     assert row["neg_log_likelihood"] < 543  # nats of 784 bits that are guessed
-    done = call(evaluate, folder, str(part))
-    assert (done.code, done.out) == (2, "")
-    assert "its model has two stochastic layers, one is needed" in done.err
+    said, parts = "digits, dynamically binarised: test split", ("iwae-k2", "iwae-k2-2")
+    text = assert_evaluated(run, said, parts=parts, layered=parts[1:], classes=True)
+    rows = {line.split(" |")[0]: line for line in text.splitlines()}
+    assert " – |" not in rows["| iwae-k2"]
+    assert rows["| iwae-k2-2"].count(" – |") == len(OF_ONE_LAYER)
+    own = (run / "iwae-k2-2" / "evaluation" / "evaluation.md").read_text("utf-8")
+    assert "| I(x; z) | – |" in own
+    assert "a posterior of two stochastic layers has no density of its own" in own
 
 
 def test_resuming_leaves_what_is_done(whole):
@@ -71,20 +80,6 @@ def test_resuming_leaves_what_is_done(whole):
     assert done.out.count("done before") == 3
     assert table.read_text() == before
     assert metrics.stat().st_mtime_ns == changed
-
-
-def test_a_part_can_be_evaluated(whole):
-    folder, _ = whole
-    part = "results/iwae/smoke/iwae-k2"
-    done = call(evaluate, folder, part, "--num-samples", "20", "--annealed", "0")
-    assert done.code == 0, done.err
-    assert (folder / part / "evaluation/evaluation.png").is_file()
-
-
-def test_a_whole_of_parts_is_not_evaluated(whole):
-    done = call(evaluate, whole[0], "results/iwae/smoke")
-    assert done.code == 2
-    assert "made of several runs; one of iwae-k2 vae-k1 vae-k2 is needed" in done.err
 
 
 def test_a_part_of_other_data_is_not_resumed(whole, tmp_path):

@@ -73,7 +73,7 @@ def test_the_frontier_of_the_oracle_is_the_lower_convex_hull():
     assert frontier.on_hull.all()
     assert np.all(frontier.best_from <= frontier.values)
     assert np.all(frontier.values <= frontier.best_to)
-    (elbo_best,) = np.flatnonzero((frontier.best_from <= 1) & (1 <= frontier.best_to))
+    (elbo_best,) = np.flatnonzero((frontier.best_from <= 1) & (frontier.best_to >= 1))
     assert frontier.values[elbo_best] == 1
     # Between two settings one interval ends where the other begins.
     np.testing.assert_allclose(frontier.best_to[:-1], frontier.best_from[1:], rtol=1e-9)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Done, call, surroundings  # noqa: F401
+from evaluations import assert_evaluated
 from PIL import Image
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
@@ -301,6 +302,7 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
     member = read(run / "summary.json")["members"][0]
     assert f"above the normal rows ({member['name']}):" in (run / "anomaly.md").read_text("utf-8")
     assert {"neg_elbo_auroc", "kl_ap", "false_alarms"} <= member["also"].keys()
+    assert_evaluated(run, "wine: held-out normal examples, nats per row")
 
 
 def test_the_runs_of_a_command_that_was_stopped_are_resumed_or_begun(tmp_path):
@@ -333,6 +335,9 @@ def test_each_digit_is_left_out_once_in_images_too(tmp_path):
     assert [row["left_out"] for row in rows_of(run)] == [str(digit) for digit in range(10)]
     text = (run / "anomaly.md").read_text("utf-8")
     assert "| without 9 |" in text
+    # The name of its data is the one of the images, not of the table of digits.
+    text = assert_evaluated(run, "digits28: held-out normal examples, nats per example")
+    assert "left out 9, beta 1 |" in text
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import Done, call, environment, read_json, surroundings  # noqa: F401
+from evaluations import assert_evaluated, evaluation
 from sklearn.decomposition import PCA
 from test_tabular_experiments import assert_drawn
 
-from experiments import _text_commands, _text_numbers, _text_report, evaluate, tabular, text
-from experiments._report import Result
+from experiments import _text_commands, _text_numbers, _text_report, tabular, text
+from experiments._report import Result, swept
 from experiments._run import RunFolder, UsageError, as_json
 from experiments._text_numbers import TextMeasures, accepted, accuracy, between, distinct, words_of
 from experiments._text_report import NUMBERS, TextReport, plane, principal
@@ -144,7 +145,7 @@ def test_numbers_are_in_their_ranges_and_agree(home, sentences):
         words = 8 * also["neg_log_likelihood"] / np.log(also["perplexity"])
         assert words == pytest.approx(tokens)
         assert also["kl"] == one["kl"]
-        assert 1 <= also["effective_samples"] <= 5
+        assert 1 <= also["effective_samples_5th"] <= also["effective_samples_median"] <= 5.001
         for share in ("accuracy_by_mean", "accuracy_by_sample", "greedy_new", "distinct_1"):
             assert 0 <= also[share] <= 1
         assert also["active_units"] in (0, 1, 2)
@@ -156,7 +157,8 @@ def test_numbers_are_in_their_ranges_and_agree(home, sentences):
 def test_the_table_is_the_mean_and_the_standard_error_over_seeds(home):
     lines = (home / RUN / "text.md").read_text("utf-8").splitlines()
     assert "grammar · 285 words · GRU 8 · z 2" in lines[0]
-    assert f"The entropy of the grammar is {grammar.entropy():.3f} nats, of which" in lines[-1]
+    assert f"The entropy of the grammar is {grammar.entropy():.3f} nats, of which" in lines[9]
+    assert "of them, the estimate rests on under 5 effective samples" in lines[-1]  # of five
     _, seeds, *columns = (cell.strip() for cell in lines[2].strip("|").split("|"))
     assert (seeds, columns) == ("seeds", list(NUMBERS.values()))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:8]]
@@ -427,18 +429,38 @@ def test_a_diverged_model_that_is_asked_says_so(characters):
 
 
 def test_a_run_can_be_evaluated(characters):
-    flags = ("--num-samples", "5", "--annealed", "0")
-    done = call(evaluate, characters.folder, str(characters.run), *flags)
-    assert (done.code, done.err) == (0, "")
-    found = read_json(characters.run / "evaluation" / "evaluation.json")
+    said = "t: held-out sentences, nats per sentence"
+    assert_evaluated(characters.run, said, classes=True, diverged=2, alone=True)
+    found = evaluation(characters.run)
     trained = read_json(characters.run / "summary.json")["members"]
     assert found["unit"] == "nats per sentence"
-    assert len(found["left_out"]) == 2
     for one, before in zip(found["members"], trained[::2], strict=True):
         assert one["neg_elbo"] == pytest.approx(before["neg_elbo"], rel=1e-5)
         cost = before["also"]["neg_log_likelihood"]
         assert one["neg_log_likelihood"] == pytest.approx(cost, rel=1e-5)
-    assert_drawn(characters.run / "evaluation" / "evaluation.png")
+
+
+def test_a_sweep_of_beta_has_a_curve_for_each_remedy():
+    """The decoder without z is on none of them, and the other settings belong to one remedy."""
+    results = []
+    for remedy, latent, beta, free in [
+        ("without_z", 0.0, 1.0, 0.0),
+        *((name, 1.0, beta, free) for name, free in (("none", 0.0), ("free_bits", 0.5))
+          for beta in (1.0, 0.25)),
+    ]:  # fmt: skip
+        swept_beta = "" if latent == 0 else f"-beta{beta:g}"
+        columns = {"latent": latent, "beta": beta, "free_bits": free, "seed": 0}
+        numbers = {"kl": 8 - 4 * beta, "reconstruction": 20 + 8 * beta}
+        name = f"{remedy}{swept_beta}-seed0"
+        results.append(Result(name, columns, [], numbers, None, {}))
+    found = swept(results)
+    assert found is not None
+    assert found.setting == "beta"
+    assert list(found.curves) == ["none", "free bits"]
+    for curve in found.curves.values():
+        assert curve.values.tolist() == [0.25, 1]
+        assert curve.rate.tolist() == [7, 4]
+    assert swept(results[:1]) is None
 
 
 BAD = {

@@ -19,12 +19,17 @@ class Evaluated(NamedTuple):
         variance: of the posterior mean of each latent dimension over the data, falling.
         active: units whose variance exceeds the threshold, averaged over models.
         kl_per_dim: KL of each, falling.
-        information_per_dim: I(x; z_j) of each, in the same order.
+        information_per_dim: I(x; z_j) of each, in the same order; NaN, as the three that follow,
+            where the posterior has two layers.
         information: I(x; z).
         total_correlation: KL(q(z) || prod_j q(z_j)).
         dimension_kl: sum_j KL(q(z_j) || p(z_j)).
         elbo: of the held-out data.
-        log_likelihood: its importance-weighted estimate.
+        log_likelihood: the importance-weighted estimate.
+        log_likelihood_error: its standard error; NaN where there is none.
+        annealed_gain: by how much annealed importance sampling is above it, of the examples that
+            have both; NaN where none has.
+        annealed_gain_error: standard error of that; NaN where there is none.
         effective_samples: of each example.
         accuracies: of classifiers on the posterior means, by name; none without classes.
     """
@@ -38,6 +43,9 @@ class Evaluated(NamedTuple):
     dimension_kl: float
     elbo: float
     log_likelihood: float
+    log_likelihood_error: float
+    annealed_gain: float
+    annealed_gain_error: float
     effective_samples: Float[np.ndarray, " n"]
     accuracies: Mapping[str, float]
 
@@ -105,7 +113,8 @@ def _per_dimension(axes: Axes, found: Mapping[str, Evaluated], colors: Mapping[s
         axes.plot(place, one.kl_per_dim, "o-", color=colors[name])
         axes.plot(place, one.information_per_dim, "x:", color=colors[name])
     axes.plot([], [], "o-", color=GREY, label="KL(q(z$_j$ | x) || p(z$_j$))")
-    axes.plot([], [], "x:", color=GREY, label="I(x; z$_j$)")
+    if any(np.isfinite(one.information_per_dim).any() for one in found.values()):
+        axes.plot([], [], "x:", color=GREY, label="I(x; z$_j$)")
     axes.set_title("nats of each latent dimension")
     axes.set_ylim(bottom=0)
     _dimension_axis(axes)
@@ -119,6 +128,10 @@ def _dimension_axis(axes: Axes) -> None:
 
 
 def _surgery(axes: Axes, found: Mapping[str, Evaluated], bound: float) -> None:
+    axes.set_title("where the KL goes, nats")
+    if not any(np.isfinite(one.information) for one in found.values()):
+        _say(axes, "not known of a posterior\nof two stochastic layers")
+        return
     places = np.arange(len(found))
     parts = (
         ("I(x; z)", BLUE, [one.information for one in found.values()]),
@@ -128,11 +141,10 @@ def _surgery(axes: Axes, found: Mapping[str, Evaluated], bound: float) -> None:
     below = np.zeros(len(found))
     for name, color, values in parts:
         # Of noise an estimate may be a little below zero, which is no bar.
-        height = np.maximum(values, 0)
+        height = np.maximum(np.nan_to_num(values), 0)
         axes.bar(places, height, 0.7, bottom=below, color=color, label=name)
         below = below + height
     axes.axhline(bound, color="black", ls=":", lw=0.8, label="log n, bound of I(x; z)")
-    axes.set_title("where the KL goes, nats")
     _setting_axis(axes, found)
     axes.legend(fontsize=6)
 
@@ -140,8 +152,19 @@ def _surgery(axes: Axes, found: Mapping[str, Evaluated], bound: float) -> None:
 def _likelihoods(axes: Axes, found: Mapping[str, Evaluated], num_samples: int, unit: str) -> None:
     places = np.arange(len(found))
     axes.plot(places, [one.elbo for one in found.values()], "s", color=VERMILION, label="ELBO")
-    estimates = [one.log_likelihood for one in found.values()]
-    axes.plot(places, estimates, "o", color=BLUE, label=f"log p(x), {num_samples:,} samples")
+    estimates = np.array([one.log_likelihood for one in found.values()])
+    errors = np.array([one.log_likelihood_error for one in found.values()])
+    label = f"log p(x), {num_samples:,} samples"
+    bars = {"ls": "none", "capsize": 2.0, "elinewidth": 0.8}
+    axes.errorbar(places, estimates, errors, marker="o", color=BLUE, label=label, **bars)
+    gains = np.array([one.annealed_gain for one in found.values()])
+    if np.isfinite(gains).any():
+        errors = np.array([one.annealed_gain_error for one in found.values()])
+        # Beside the others, whose bars it would cover.
+        beside, label = places + 0.15, "and the gain of annealing, of a few"
+        axes.errorbar(
+            beside, estimates + gains, errors, marker="^", color="black", label=label, **bars
+        )
     axes.set_title(f"held-out data, {unit}")
     axes.margins(0.2)
     _setting_axis(axes, found)
@@ -165,8 +188,7 @@ def _accuracies(axes: Axes, found: Mapping[str, Evaluated]) -> None:
     names = list(next(iter(found.values())).accuracies)
     axes.set_title("classes found from the posterior means")
     if not names:
-        axes.text(0.5, 0.5, "no classes", ha="center", va="center", transform=axes.transAxes)
-        axes.set_axis_off()
+        _say(axes, "no classes")
         return
     places = np.arange(len(found))
     for name, marker, color in zip(names, "os", (BLUE, VERMILION), strict=False):
@@ -177,6 +199,12 @@ def _accuracies(axes: Axes, found: Mapping[str, Evaluated]) -> None:
     _setting_axis(axes, found)
     axes.grid(axis="y")
     axes.legend()
+
+
+def _say(axes: Axes, words: str) -> None:
+    """Words where there is nothing to draw."""
+    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
+    axes.set_axis_off()
 
 
 def _setting_axis(axes: Axes, found: Mapping[str, Evaluated]) -> None:
