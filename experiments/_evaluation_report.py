@@ -35,7 +35,7 @@ COLUMNS = {
     "effective_samples_5th": ("ESS, 5th percentile", 1),
     "active_units": ("active units", 1),
     "mutual_information": ("I(x; z)", 2),
-    "marginal_kl": ("KL(q(z) || p(z))", 2),
+    "marginal_kl": ("marginal KL", 2),
     "total_correlation": ("TC", 2),
     "dimension_kl": ("dimension-wise KL", 2),
     "knn_accuracy": ("5-NN", 3),
@@ -161,7 +161,8 @@ def _along(along: Swept) -> list[str]:
     rows = []
     for name, curve in along.curves.items():
         for i, value in enumerate(curve.values):
-            best = f"{curve.best_from[i]:.2f} to {curve.best_to[i]:.2f}"
+            least, most = curve.best_from[i], curve.best_to[i]
+            best = f"{least:.2f} " + (f"to {most:.2f}" if np.isfinite(most) else "and more")
             rows.append(
                 [
                     *([name] if several else []),
@@ -241,7 +242,9 @@ def _remarks(settings: Settings, done: Evaluation) -> list[str]:
         "upper bound in expectation, with the standard error of its mean over the examples, and "
         "what of that other samples would change. ESS: its effective samples, of the median "
         "example and of the 5th percentile. A unit is active above a variance of "
-        f"{settings.threshold:g}; I(x; z) is at most log n = {first['information_bound']:.2f}.",
+        f"{settings.threshold:g}; I(x; z) is at most log n = {first['information_bound']:.2f}. "
+        "KL = I(x; z) + marginal KL, KL(q(z) || p(z)), which is TC + dimension-wise KL, "
+        "sum_j KL(q(z_j) || p(z_j)).",
         *done.left_out,
     ]
     if done.run.task.vae.is_layered:
@@ -280,7 +283,7 @@ def _annealed_remarks(settings: Settings, results: Sequence[Result]) -> list[str
         f"{settings.temperatures:,} temperatures, and importance sampling; both are upper bounds "
         "in expectation. The figure adds the difference to log p(x) of all examples"
     ]
-    if any(own["annealed_effective_samples"] < min(FEW_SAMPLES, settings.chains) for own in both):
+    if any(own["annealed_effective_samples"] < FEW_SAMPLES for own in both):
         remarks.append(
             f"warning: under {FEW_SAMPLES:g} effective chains of {settings.chains}: --temperatures "
             "and --chains take more"

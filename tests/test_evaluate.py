@@ -396,8 +396,8 @@ def test_the_likelihoods_that_are_drawn_have_their_errors():
     axes = evaluation_page({"": found_of()}, **SAID).axes[3]
     by_label = {bars.get_label(): bars for bars in axes.containers}
     for label, y, error in (
-        ("log p(x), 100 samples", -99.0, 0.5),
-        ("and the gain of annealing, of a few", -98.25, 0.25),
+        ("log p(x) ± s.e., 100 samples", -99.0, 0.5),
+        ("with the gain of annealing, of a few", -98.25, 0.25),
     ):
         points, _, (bar,) = by_label[label]
         assert points.get_ydata().tolist() == [y]

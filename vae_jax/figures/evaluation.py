@@ -154,14 +154,14 @@ def _likelihoods(axes: Axes, found: Mapping[str, Evaluated], num_samples: int, u
     axes.plot(places, [one.elbo for one in found.values()], "s", color=VERMILION, label="ELBO")
     estimates = np.array([one.log_likelihood for one in found.values()])
     errors = np.array([one.log_likelihood_error for one in found.values()])
-    label = f"log p(x), {num_samples:,} samples"
+    label = f"log p(x) ± s.e., {num_samples:,} samples"
     bars = {"ls": "none", "capsize": 2.0, "elinewidth": 0.8}
     axes.errorbar(places, estimates, errors, marker="o", color=BLUE, label=label, **bars)
     gains = np.array([one.annealed_gain for one in found.values()])
     if np.isfinite(gains).any():
         errors = np.array([one.annealed_gain_error for one in found.values()])
         # Beside the others, whose bars it would cover.
-        beside, label = places + 0.15, "and the gain of annealing, of a few"
+        beside, label = places + 0.15, "with the gain of annealing, of a few"
         axes.errorbar(
             beside, estimates + gains, errors, marker="^", color="black", label=label, **bars
         )
