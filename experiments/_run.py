@@ -260,10 +260,15 @@ class RunFolder:
     def check_same_model(self, config: Any) -> None:
         """Refuse to resume a run with other settings than it was started with.
 
+        A data set that was left to the machine ("auto", or nothing in the runs of earlier
+        versions) is the one that `summary.json` names.
+
         Raises:
             UsageError: naming the first difference.
         """
         saved = filled_up(self.read_json("config.json"), config)
+        if saved.get("dataset") == "auto" and (self.path / "summary.json").is_file():
+            saved["dataset"] = self.read_json("summary.json").get("dataset", "auto")
         different = first_difference(saved, as_json(config), but=NOT_THE_MODEL)
         if different is not None:
             field, before, now = different

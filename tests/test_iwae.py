@@ -94,6 +94,25 @@ def test_a_part_of_other_data_is_not_resumed(whole, tmp_path):
     assert "--dataset digits: the run to resume was started with mnist" in done.err
 
 
+@pytest.mark.parametrize("named", [None, "auto"])
+def test_a_run_that_does_not_name_its_data_is_taken_up_by_what_it_trained(whole, tmp_path, named):
+    """Earlier versions wrote no data set down; what it was stands in the summary."""
+    shutil.copytree(whole[0] / "results", tmp_path / "results")
+    for path in (tmp_path / "results/iwae/smoke").glob("*/config.json"):
+        config = json.loads(path.read_text())
+        del config["dataset"]
+        path.write_text(json.dumps(config if named is None else {**config, "dataset": named}))
+    done = call(iwae, tmp_path, "--budget", "smoke", "--k", "1", "2", "--resume")
+    assert done.code == 0, done.err
+    assert done.out.count("done before") == 3
+    # Of other data it is refused as before.
+    path = tmp_path / "results/iwae/smoke/vae-k2/summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "mnist"}))
+    done = call(iwae, tmp_path, "--budget", "smoke", "--k", "1", "2", "--resume")
+    assert done.code == 2
+    assert "--dataset digits: the run to resume was started with mnist" in done.err
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
