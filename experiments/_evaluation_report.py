@@ -23,6 +23,7 @@ from experiments._report import (
 from experiments._run import RunFolder
 from vae_jax import figures
 from vae_jax.figures import Evaluated, evaluation_page
+from vae_jax.sweep import Subsets
 
 # By the name of a number: how it reads in the table, and its digits.
 COLUMNS = {
@@ -254,7 +255,7 @@ def _remarks(settings: Settings, done: Evaluation) -> list[str]:
         )
     if "knn_accuracy" in first:
         train = done.run.task.data
-        rows = np.shape(train.rows)[1] if hasattr(train, "rows") else len(train)
+        rows = np.shape(train.rows)[1] if isinstance(train, Subsets) else np.shape(train)[0]
         remarks.append(
             f"5-NN and the linear probe: fitted on the posterior means of {min(FITTED, rows):,} "
             f"training examples{', drawn at random' if rows > FITTED else ''}, judged on all "

@@ -1,22 +1,26 @@
 """`python -m experiments.evaluate`: real runs, evaluated from their folders."""
 
+import importlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import call, surroundings  # noqa: F401
 from evaluations import assert_evaluated, assert_not_blank, evaluation
 
-from experiments import _evaluation_report, aevb, compress, evaluate, mnist, tabular
+from experiments import _evaluation, _evaluation_report, aevb, compress, evaluate, mnist, tabular
 from experiments._importance import few_samples
 from experiments._loaded import load_run
 from vae_jax.evaluation import knn_accuracy, linear_accuracy
 from vae_jax.figures import Evaluated, evaluation_page
 
+# The package's name for it is the function.
+log_likelihood = importlib.import_module("vae_jax.evaluation.log_likelihood")
 ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
 QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
 
@@ -152,6 +156,23 @@ def test_both_errors_of_the_likelihood_are_those_of_the_examples(home):
             assert one["log_likelihood_error"] == pytest.approx(error, rel=1e-3)
             error = np.sqrt(np.sum(errors**2)) / len(nats)
             assert one["log_likelihood_sampling_error"] == pytest.approx(error, rel=1e-3)
+
+
+def test_a_chunk_of_bounded_memory_changes_no_annealed_estimate(home, monkeypatch):
+    """Of three examples at once, of two and one, and one by one."""
+    trained = load_run(home / "results" / "mnist" / "run")
+    params, task = next(trained.models()).params, trained.task
+    key, indices, stored = jax.random.key(0), jnp.array([3, 5, 8]), jnp.asarray(task.test)[:3]
+    of_example = _evaluation.COPIES * 3 * 784 * 4  # bytes of theta of three chains
+    found = []
+    for limit in (2**26, 2 * of_example, 1):
+        monkeypatch.setattr(log_likelihood, "MEMORY", limit)
+        _evaluation._annealed_estimate.cache_clear()
+        estimate = _evaluation._annealed_estimate(task.vae, task.preprocess, 3, 4)
+        found.append(np.asarray(estimate(key, params, indices, stored).log_likelihood))
+    assert len(set(found[0])) == 3
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
 
 
 def test_the_warning_counts_the_models_and_says_what_is_lost():
@@ -386,9 +407,9 @@ def test_the_spectrum_that_is_drawn_is_the_one_that_was_measured():
     # A logarithm has no zero.
     np.testing.assert_array_equal(lines["beta 4: 1 of 3 active"][:, 1], [0.5, 1e-12, 1e-12])
     assert page.axes[0].get_yscale() == "log"
-    heights = {tuple(line.get_ydata()) for line in page.axes[0].lines}
-    assert (0.01, 0.01) in heights  # the threshold
-    dims = [line.get_ydata().tolist() for line in page.axes[1].lines[:2]]
+    heights = [np.asarray(line.get_ydata()).tolist() for line in page.axes[0].lines]
+    assert [0.01, 0.01] in heights  # the threshold
+    dims = [np.asarray(line.get_ydata()).tolist() for line in page.axes[1].lines[:2]]
     assert dims == [[2.0, 0.5, 0.001], [1.8, 0.4, 0.0]]
 
 
@@ -414,7 +435,8 @@ def test_of_two_layers_no_surgery_is_drawn():
     page = evaluation_page({"": one}, **SAID)
     assert not page.axes[2].patches
     assert page.axes[2].texts[0].get_text().startswith("not known of a posterior")
-    labels = [text.get_text() for text in page.axes[1].get_legend().get_texts()]
+    legend: Any = page.axes[1].get_legend()
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["KL(q(z$_j$ | x) || p(z$_j$))"]
     with pytest.raises(ValueError, match="no setting to draw"):
         evaluation_page({}, **SAID)
