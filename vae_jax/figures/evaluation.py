@@ -166,7 +166,8 @@ def _likelihoods(axes: Axes, found: Mapping[str, Evaluated], num_samples: int, u
             beside, estimates + gains, errors, marker="^", color="black", label=label, **bars
         )
     axes.set_title(f"held-out data, {unit}")
-    axes.margins(0.2)
+    axes.margins(y=0.2)
+    axes.set_xlim(-0.6, len(found) - 0.4)  # else one setting's two points would stand far apart
     _setting_axis(axes, found)
     axes.grid(axis="y")
     axes.legend()
