@@ -21,7 +21,7 @@ from experiments._tables import complete
 from vae_jax.data import TABLES, load_images
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.model import make_vae
-from vae_jax.networks import ACTIVATIONS, mlp
+from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.preprocess import BINARIZE, as_stored
 from vae_jax.sweep import Subsets
@@ -54,8 +54,13 @@ class Config(RunOptions):
     """Seeds of the weights, the noise, and of what is trained on."""
     epochs: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """Passes through the training examples (300 without it, mnist 30)."""
+    network: Literal["mlp", "conv"] = "mlp"
+    """mnist: fully connected, or two 4x4 convolutions of stride 2 before the dense layers."""
     hidden: tuple[int, ...] | None = None
-    """Widths of the encoder's layers; the decoder mirrors them (64 without it, mnist 512 256)."""
+    """Widths of the encoder's dense layers; the decoder mirrors them (64 without it, mnist
+    512 256 where all is fully connected)."""
+    activation: Literal["relu", "tanh", "gelu", "silu", "elu", "softplus", "leaky_relu"] = "relu"
+    """Between layers."""
     batch_size: int | None = None
     """Examples in a minibatch (16 without it, mnist 128)."""
     learning_rate: float | None = None
@@ -85,6 +90,7 @@ USUAL = {
     "batch_size": (16, 128),
     "learning_rate": (5e-3, 1e-3),
 }
+USUAL_BEHIND_CONVOLUTIONS = (64,)  # widths of the dense layers
 
 
 def validate(config: Config) -> Config:
@@ -103,10 +109,11 @@ def validate(config: Config) -> Config:
     for name in config.dataset:
         check(config.dataset.count(name) == 1, "--dataset", name, "given twice")
     which = int(config.dataset == ("mnist",))
-    usual = {
-        field: values[which] for field, values in USUAL.items() if getattr(config, field) is None
-    }
-    filled = dataclasses.replace(config, **usual)
+    usual = {field: values[which] for field, values in USUAL.items()}
+    if config.network == "conv":
+        usual["hidden"] = USUAL_BEHIND_CONVOLUTIONS
+    missing = {field: value for field, value in usual.items() if getattr(config, field) is None}
+    filled = dataclasses.replace(config, **missing)
     check_options(filled, EXPERIMENT)
     whole = "a whole number of 1 or more is needed"
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
@@ -121,8 +128,10 @@ def validate(config: Config) -> Config:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
     rate = filled.learning_rate or 0.0
     check(0 < rate < np.inf, "--learning-rate", rate, "a finite number above 0 is needed")
-    pixels = config.dataset == ("mnist",) or config.likelihood == Config.likelihood
-    check(pixels, "--likelihood", config.likelihood, "belongs to --dataset mnist")
+    for field in ("network", "likelihood"):
+        value = getattr(config, field)
+        fits = config.dataset == ("mnist",) or value == getattr(Config, field)
+        check(fits, flag_of(field), value, "belongs to --dataset mnist")
     bits = config.likelihood == "bernoulli" or config.binarize == "none"
     allowed = f"--likelihood {config.likelihood} is one of grey levels; none is needed"
     check(bits, "--binarize", config.binarize, allowed)
@@ -190,14 +199,28 @@ def _resumable(runs: list[tuple[Config, Task]]) -> list[tuple[Config, Task]]:
 
 def run_name(config: Config) -> str:
     """The folder's name: data, network, latent size, beta and seeds."""
-    hidden = "-".join(map(str, config.hidden or ())) or "linear"
-    parts = [config.dataset[0], f"mlp{hidden}", f"z{config.latent_dim[0]}"]
+    parts = [config.dataset[0], f"{config.network}{_hidden(config)}", f"z{config.latent_dim[0]}"]
     if config.dataset[0] not in TABLES:
         parts += [config.likelihood] if config.likelihood != Config.likelihood else []
         parts += [config.binarize] if config.binarize != "none" else []
         parts += [f"scale{short(config.scale)}"] if config.scale is not None else []
     parts.append("beta" + "+".join(map(short, config.beta)))
     return "-".join([*parts, "seed" + "+".join(map(str, config.seed))])
+
+
+def _hidden(config: Config) -> str:
+    return "-".join(map(str, config.hidden or ())) or "linear"
+
+
+def _title(config: Config, name: str) -> str:
+    """What was trained, and every setting of it that is not the default."""
+    words = [name, f"{config.network} {_hidden(config)}", f"z {config.latent_dim[0]}"]
+    words += [config.activation] if config.activation != Config.activation else []
+    if name not in TABLES:
+        scale = "" if config.scale is None else f" of scale {short(config.scale)}"
+        pixels = "grey pixels" if config.binarize == "none" else "bits"
+        words.append(f"{config.likelihood.replace('_', ' ')}{scale}, {pixels}")
+    return " · ".join(words)
 
 
 def prepare(config: Config) -> tuple[Config, Task]:
@@ -245,12 +268,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         for left_out, seed in places
         for member in grid(axes, [seed], lead="beta")
     ]
-    hidden = "-".join(map(str, config.hidden or ())) or "linear"
-    title = f"{problem.name} · {hidden} · z {config.latent_dim[0]}"
-    if is_images:
-        scale = "" if config.scale is None else f" of scale {short(config.scale)}"
-        pixels = "grey pixels" if config.binarize == "none" else "bits"
-        title += f" · {config.likelihood.replace('_', ' ')}{scale}, {pixels}"
+    title = _title(config, problem.name)
     config = dataclasses.replace(config, dataset=(problem.name,))
     report = AnomalyReport(
         problem=problem,
@@ -305,7 +323,7 @@ def _table(config: Config, name: str) -> Problem:
         first.encoding.blocks,
         hidden=config.hidden or (),
         latent_dim=config.latent_dim[0],
-        activation=ACTIVATIONS["relu"],
+        activation=ACTIVATIONS[config.activation],
     )
 
     def halves(key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -339,10 +357,14 @@ def _images(config: Config, wanted: str) -> Problem:
     scale = () if config.scale is None else (config.scale,)
     likelihood = LIKELIHOODS[config.likelihood](*scale)
     size = config.latent_dim[0]
-    networks = mlp(
-        config.hidden or (), x_shape=shape, latent_dim=size, theta_dim=likelihood.theta_dim
+    encoder, decoder = NETWORKS[config.network](
+        config.hidden or (),
+        x_shape=shape,
+        latent_dim=size,
+        theta_dim=likelihood.theta_dim,
+        activation=ACTIVATIONS[config.activation],
     )
-    vae = make_vae(*networks, likelihood, x_shape=shape, latent_dim=size)
+    vae = make_vae(encoder, decoder, likelihood, x_shape=shape, latent_dim=size)
     tasks = image_tasks(images.train_labels, images.test_labels, config.seed)
     fewest = min(int(np.sum(~task.is_anomaly)) for task in tasks.values())
     normal = [task.test[~task.is_anomaly][:fewest] for task in tasks.values()]

@@ -20,7 +20,8 @@ from experiments import anomaly, tabular
 from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._outliers import image_tasks, table_tasks
 from vae_jax import sharding
-from vae_jax.data import load_table
+from vae_jax.data import load_images, load_table
+from vae_jax.data.images import ImageData
 from vae_jax.sweep import Subsets
 
 FAST = ("--epochs", "4", "--hidden", "8", "--num-samples", "4")
@@ -323,15 +324,28 @@ def test_the_runs_of_a_command_that_was_stopped_are_resumed_or_begun(tmp_path):
     assert "| proline |" in text
 
 
-def test_each_digit_is_left_out_once_in_images_too(tmp_path):
+def few_images(*args: Any) -> ImageData:
+    images = load_images(*args)
+    return images._replace(
+        train_images=images.train_images[:300],
+        train_labels=images.train_labels[:300],
+        test_images=images.test_images[:80],
+        test_labels=images.test_labels[:80],
+    )
+
+
+@pytest.mark.parametrize("network", ["mlp", "conv"])
+def test_each_digit_is_left_out_once_in_images_too(network, tmp_path, monkeypatch):
     """Without MNIST the experiment takes the digits of scikit-learn, and says so."""
-    flags = ("--dataset", "mnist", "--seed", "0", "--epochs", "1", "--hidden", "8")
-    flags = (*flags, "--figures", "none")
+    monkeypatch.setattr(anomaly, "load_images", few_images)
+    flags = ("--dataset", "mnist", "--seed", "0", "--epochs", "1", "--network", network)
+    flags = (*flags, "--hidden", "8", "--figures", "none")
     done = call(anomaly, tmp_path, *flags, "--num-samples", "2")
     assert done.code == 0, done.err
     assert "digits" in done.err
     (run,) = (tmp_path / "results" / "anomaly").iterdir()
-    assert run.name.startswith("digits28-")
+    assert run.name == f"digits28-{network}8-z2-threshold-beta1-seed0"
+    assert f"digits28 · {network} 8 · z 2 · bernoulli, bits" in done.out
     assert [row["left_out"] for row in rows_of(run)] == [str(digit) for digit in range(10)]
     text = (run / "anomaly.md").read_text("utf-8")
     assert "| without 9 |" in text
@@ -346,6 +360,7 @@ def test_each_digit_is_left_out_once_in_images_too(tmp_path):
         (("--dataset", "wine", "wine"), "--dataset wine: given twice"),
         (("--name", "x"), "--name x: one --dataset and one --latent-dim"),
         (("--dataset", "wine", "--likelihood", "gaussian"), "belongs to --dataset mnist"),
+        (("--dataset", "wine", "--network", "conv"), "--network conv: belongs to --dataset mnist"),
         (("--dataset", "mnist", "--scale", "0.5"), "--scale 0.5: belongs to --likelihood gaussian"),
         (
             (
