@@ -36,6 +36,8 @@ PROTOCOLS = {
 ANOMALIES = {"wine": 0, "breast_cancer": 0}  # the class of the anomalies
 MOST_ANOMALIES = 10
 NEIGHBOURS = 5
+FOREST, DISTANCE = "isolation forest", f"{NEIGHBOURS}-NN distance"
+WITHOUT_DIMENSIONS = (FOREST, DISTANCE)  # methods that know no latent size
 # Training rows that the methods beside ours are fitted on, at most.
 MOST_FITTED = 10_000
 
@@ -118,7 +120,7 @@ def other_methods(
     back = pca.inverse_transform(pca.transform(test))
     near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train))).fit(train)
     return {
-        "isolation forest": -forest.score_samples(test),
+        FOREST: -forest.score_samples(test),
         "PCA": np.sum((test - back) ** 2, axis=1),
-        f"{NEIGHBOURS}-NN distance": near.kneighbors(test)[0][:, -1],
+        DISTANCE: near.kneighbors(test)[0][:, -1],
     }

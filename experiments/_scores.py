@@ -1,6 +1,7 @@
 """Scores of rows or images under a trained model, on the host."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,8 @@ from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess, as_stored
 from vae_jax.types import Params
 
-_AT_ONCE = 1_024
+_AT_ONCE = 1_024  # rows
+_CELLS_AT_ONCE = 50_000  # of these rows: a convolution's channels are many times the pixels
 
 
 class RowScores(NamedTuple):
@@ -38,6 +40,8 @@ class RowScores(NamedTuple):
 class RowScorer:
     """Scores rows of one kind of model, compiled once for a number of rows.
 
+    A score depends on the row and on `SCORE_SEED` only, not on the other rows or their order.
+
     Args:
         vae: the model.
         num_samples: samples of z behind the scores.
@@ -47,21 +51,19 @@ class RowScorer:
     def __init__(self, vae: VAE, num_samples: int, preprocess: Preprocess = as_stored) -> None:
         key = jax.random.key(SCORE_SEED)
 
-        def one(params: Params, numbered: tuple[Array, Array]) -> Any:
-            number, stored = numbered
+        def one(params: Params, stored: Array) -> Any:
             row = preprocess(key, stored)
             q = vae.encode(params, row)
             back = vae.likelihood.mean(vae.decode(params, q.mean))
-            # Noise of its own for every row: the error of an average is then that of an average.
-            key_row = jax.random.fold_in(key, number)
-            scores = anomaly_scores(key_row, vae, params, row, num_samples)
+            # The same noise for every row: a score does not depend on where a row stands.
+            scores = anomaly_scores(key, vae, params, row, num_samples)
             return q.mean, jnp.exp(q.log_var / 2), back, scores
 
         @jax.jit
         def all_rows(params: Params, rows: Array) -> Any:
-            at_once = min(_AT_ONCE, len(rows))
-            numbered = (jnp.arange(len(rows)), rows)
-            return jax.lax.map(functools.partial(one, params), numbered, batch_size=at_once)
+            fit = max(1, _CELLS_AT_ONCE // math.prod(rows.shape[1:]))
+            at_once = min(_AT_ONCE, fit, len(rows))
+            return jax.lax.map(functools.partial(one, params), rows, batch_size=at_once)
 
         self._all_rows = all_rows
 

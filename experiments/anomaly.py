@@ -1,31 +1,25 @@
 """Anomaly detection: `python -m experiments.anomaly --dataset wine breast_cancer digits`."""
 
 import dataclasses
-import sys
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from experiments._anomaly_report import AnomalyReport, Problem
+from experiments._anomaly_comparison import joined, of_run
+from experiments._anomaly_problems import of_images, of_table
+from experiments._anomaly_report import NAMES, AnomalyReport
 from experiments._distributed import connected
-from experiments._folds import as_subsets, split_of, spread_over_cores
 from experiments._grid import Axis, grid, short
 from experiments._noise import elbo_of
-from experiments._options import RunOptions, check_options
-from experiments._outliers import image_tasks, table_tasks
+from experiments._options import RunOptions, check_options, folder_name
 from experiments._run import RunFolder, check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
-from experiments._tables import complete
-from vae_jax.data import TABLES, load_images
-from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.model import make_vae
-from vae_jax.networks import ACTIVATIONS, NETWORKS
+from vae_jax.data import TABLES
 from vae_jax.objectives import OBJECTIVES
-from vae_jax.preprocess import BINARIZE, as_stored
-from vae_jax.sweep import Subsets
-from vae_jax.tabular import make_table_vae
 from vae_jax.train import OPTIMIZERS, flat, make_trainer
 
 EXPERIMENT = "anomaly"
@@ -40,14 +34,15 @@ class Config(RunOptions):
 
     Each data set and latent size is a run of its own; its seeds, and the digits that are left
     out one by one, are trained as one compiled program. Beside it stand isolation forest, PCA
-    and the distance to the fifth neighbour on the same rows.
+    and the distance to the fifth neighbour on the same rows. Several latent sizes of a data set
+    are reported together too, in a folder that is named after all of them.
     """
 
     dataset: tuple[Dataset, ...] = ("wine", "breast_cancer", "digits")
     """wine and breast_cancer: ten rows of one class are the anomalies. digits and mnist: each
     digit in turn is left out of the training."""
     latent_dim: tuple[int, ...] = (2,)
-    """Dimensions of the latent z, a run for each."""
+    """Dimensions of the latent z, a run for each and one report of all."""
     beta: tuple[float, ...] = (1.0,)
     """Weight of the KL term; 1 is the evidence lower bound."""
     seed: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -139,12 +134,14 @@ def validate(config: Config) -> Config:
     if scale is not None:
         check(fixed, "--scale", scale, "belongs to --likelihood gaussian")
         check(0 < scale < np.inf, "--scale", scale, "a finite number above 0 is needed")
-    several = len(config.dataset) * len(config.latent_dim) > 1
-    for field in ("shard", "launch", "name", "distributed"):
+    one_size = len(config.latent_dim) == 1
+    for field in ("shard", "launch", "distributed"):
         value = getattr(config, field)
-        one = not (value and several)
+        one = not value or (len(config.dataset) == 1 and one_size)
         check(one, flag_of(field), value, "one --dataset and one --latent-dim are needed with it")
-    return config if several else filled
+    name = config.name
+    check(not name or len(config.dataset) == 1, "--name", name, "one --dataset is needed with it")
+    return filled if len(config.dataset) == 1 and one_size else config
 
 
 def run(config: Config) -> None:
@@ -158,24 +155,93 @@ def run(config: Config) -> None:
         merge(config)
         return
     config = validate(config)
-    each = [
-        validate(dataclasses.replace(config, dataset=(name,), latent_dim=(size,)))
-        for name in config.dataset
-        for size in config.latent_dim
-    ]
+    each = [_one_of(config, name, size) for name in config.dataset for size in config.latent_dim]
     if config.launch is not None:
         launch(config, prepare(each[0])[1])
         return
     failed = False
     with connected(config):
         # All of them first: what is wrong with the last one is said before the first is trained.
-        for one, task in _resumable([prepare(one) for one in each]):
+        runs = [prepare(one) for one in each]
+        wholes = _wholes(config, runs)
+        for whole in wholes if config.overwrite else ():
+            shutil.rmtree(whole.folder.path, ignore_errors=True)  # of runs that are replaced
+        for one, task in _resumable(runs):
             try:
                 run_sweep(one, task)
             except SystemExit:  # a member diverged; the others are written, and so will be the rest
                 failed = True
+        for whole in wholes:
+            whole.report()
     if failed:
         raise SystemExit(1)
+
+
+def _one_of(config: Config, name: str, size: int) -> Config:
+    """The configuration of the run of one data set and latent size."""
+    named = f"{config.name}-z{size}" if config.name and len(config.latent_dim) > 1 else config.name
+    return validate(dataclasses.replace(config, dataset=(name,), latent_dim=(size,), name=named))
+
+
+class Whole(NamedTuple):
+    """The runs of one data set that differ in their latent size, reported together.
+
+    Attributes:
+        config: that of the runs, but with all the sizes.
+        folder: of the report.
+        runs: the folder of each run, by its latent size.
+        source: of the data, for the provenance.
+    """
+
+    config: Config
+    folder: RunFolder
+    runs: dict[int, RunFolder]
+    source: dict[str, str]
+
+    def report(self) -> None:
+        """Write the table and the figure of all the runs that came to an end."""
+        done = {
+            size: of_run(run)
+            for size, run in self.runs.items()
+            if (run.path / "anomaly.json").is_file()
+        }
+        if not done:
+            return
+        self.folder.create(self.config, overwrite=True)
+        comparison, name = joined(done), self.config.dataset[0]
+        title = _title(self.config, name)
+        comparison.write(self.folder, title=title, task=name if name in TABLES else "mnist")
+        if self.config.figures != "none":
+            # Of the scores that a model has, the one that it was trained for.
+            other = [NAMES[score] for score in NAMES if score != "neg_elbo"]
+            comparison.draw(self.folder, name=name, title=title, but=other)
+        names = [run.path.name for run in self.runs.values()]
+        self.folder.write_provenance({**self.source, "runs": names})
+        print(f"anomaly.md of all latent sizes: in {self.folder.path}")
+
+
+def _wholes(config: Config, runs: Sequence[tuple[Config, Task]]) -> list[Whole]:
+    """Where the latent sizes of each data set are reported together; nowhere if there is one.
+
+    Raises:
+        UsageError: if the folder of a report does not allow it.
+    """
+    count = len(config.latent_dim)
+    found = []
+    for start in range(0, len(runs), count) if count > 1 else ():
+        own = runs[start : start + count]
+        all_sizes = dataclasses.replace(own[0][0], latent_dim=config.latent_dim, name=config.name)
+        folder = _folder(config, config.name or run_name(all_sizes))
+        begun = (folder.path / "config.json").is_file()
+        resume = begun and (config.resume or config.requeue)
+        folder.check_free(overwrite=config.overwrite, resume=resume)
+        sizes = {one.latent_dim[0]: _folder(config, task.name) for one, task in own}
+        found.append(Whole(all_sizes, folder, sizes, own[0][1].source))
+    return found
+
+
+def _folder(config: Config, name: str) -> RunFolder:
+    return RunFolder.at(config.output_dir, EXPERIMENT, name)
 
 
 def _resumable(runs: list[tuple[Config, Task]]) -> list[tuple[Config, Task]]:
@@ -184,7 +250,7 @@ def _resumable(runs: list[tuple[Config, Task]]) -> list[tuple[Config, Task]]:
     Raises:
         UsageError: if the folder of one does not allow it.
     """
-    folders = [RunFolder.at(config.output_dir, EXPERIMENT, task.name) for config, task in runs]
+    folders = [_folder(config, task.name) for config, task in runs]
     started = [(folder.path / "config.json").is_file() for folder in folders]
     found = []
     for (config, task), folder, is_there in zip(runs, folders, started, strict=True):
@@ -198,14 +264,19 @@ def _resumable(runs: list[tuple[Config, Task]]) -> list[tuple[Config, Task]]:
 
 
 def run_name(config: Config) -> str:
-    """The folder's name: data, network, latent size, beta and seeds."""
-    parts = [config.dataset[0], f"{config.network}{_hidden(config)}", f"z{config.latent_dim[0]}"]
+    """The folder's name: data, network, latent sizes, beta and seeds.
+
+    Raises:
+        UsageError: if it is too long for a folder.
+    """
+    sizes = "z" + "+".join(map(str, config.latent_dim))
+    parts = [config.dataset[0], f"{config.network}{_hidden(config)}", sizes]
     if config.dataset[0] not in TABLES:
         parts += [config.likelihood] if config.likelihood != Config.likelihood else []
         parts += [config.binarize] if config.binarize != "none" else []
         parts += [f"scale{short(config.scale)}"] if config.scale is not None else []
     parts.append("beta" + "+".join(map(short, config.beta)))
-    return "-".join([*parts, "seed" + "+".join(map(str, config.seed))])
+    return folder_name([*parts, "seed" + "+".join(map(str, config.seed))])
 
 
 def _hidden(config: Config) -> str:
@@ -214,7 +285,8 @@ def _hidden(config: Config) -> str:
 
 def _title(config: Config, name: str) -> str:
     """What was trained, and every setting of it that is not the default."""
-    words = [name, f"{config.network} {_hidden(config)}", f"z {config.latent_dim[0]}"]
+    sizes = " and ".join(map(str, config.latent_dim))
+    words = [name, f"{config.network} {_hidden(config)}", f"z {sizes}"]
     words += [config.activation] if config.activation != Config.activation else []
     if name not in TABLES:
         scale = "" if config.scale is None else f" of scale {short(config.scale)}"
@@ -239,13 +311,13 @@ def prepare(config: Config) -> tuple[Config, Task]:
         UsageError: if the data do not allow it.
     """
     name = config.dataset[0]
-    is_images = name in IMAGES
-    problem = _images(config, IMAGES[name]) if is_images else _table(config, name)
+    is_table = name in TABLES
+    problem = of_table(config, name) if is_table else of_images(config)
     fewest = min(len(task.train) for task in problem.tasks.values())
     allowed = f"at most the {fewest} training examples"
     batch, epochs = config.batch_size or 1, config.epochs or 1
     check(batch <= fewest, "--batch-size", batch, allowed)
-    optimizer = OPTIMIZERS["adam"] if is_images else flat(OPTIMIZERS["adam"])
+    optimizer = flat(OPTIMIZERS["adam"]) if is_table else OPTIMIZERS["adam"]
     trainer = make_trainer(
         problem.vae,
         OBJECTIVES["beta"](),
@@ -274,13 +346,12 @@ def prepare(config: Config) -> tuple[Config, Task]:
         problem=problem,
         title=title,
         latent_dim=config.latent_dim[0],
-        seeds=config.seed,
         betas=config.beta,
         num_samples=config.num_samples,
         figures=config.figures != "none",
     )
-    passes = 1 if is_images else next(k for k in range(10, 0, -1) if epochs % k == 0)
-    unit = "nats per example" if is_images else "nats per row, standardised columns"
+    passes = next(k for k in range(10, 0, -1) if epochs % k == 0) if is_table else 1
+    unit = "nats per row, standardised columns" if is_table else "nats per example"
     return config, Task(
         experiment=EXPERIMENT,
         name=config.name or run_name(config),
@@ -288,7 +359,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         table=f"{problem.name}: held-out normal examples, {unit} (-ELBO at beta 1)",
         about={
             "dataset": problem.name,
-            "example": "image" if is_images else "row",
+            "example": "row" if is_table else "image",
             "unit": f"{unit}, at beta 1",
         },
         members=members,
@@ -302,94 +373,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
         source=problem.source,
         measure=report.measure,
         passes=passes,
-        execution="map" if is_images else "vmap",
-        compile_quickly=not is_images,
-    )
-
-
-def _table(config: Config, name: str) -> Problem:
-    source, tasks = table_tasks(name, config.seed)
-    splits = {key: split_of(source, task.train, task.test) for key, task in tasks.items()}
-    normals = [
-        split._replace(test_features=split.test_features[~tasks[key].is_anomaly])
-        for key, split in splits.items()
-    ]
-    data, test = as_subsets(normals)
-    if not config.distributed:
-        models = len(splits) * len(config.beta)
-        spread_over_cores(models, data)
-    first = next(iter(splits.values()))
-    vae = make_table_vae(
-        first.encoding.blocks,
-        hidden=config.hidden or (),
-        latent_dim=config.latent_dim[0],
-        activation=ACTIVATIONS[config.activation],
-    )
-
-    def halves(key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return splits[key].train_features, splits[key].test_features
-
-    def plain(key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        train, test = (complete(splits[key], half) for half in halves(key))
-        return train, test
-
-    about = {"source": source.source, "sha256": source.sha256}
-    return Problem(
-        name=name,
-        task=name,
-        features=[source.columns[index].name for index in first.encoding.column_of],
-        vae=vae,
-        preprocess=as_stored,
-        tasks=tasks,
-        data=data,
-        test=test,
-        halves=halves,
-        plain=plain,
-        source=about,
-    )
-
-
-def _images(config: Config, wanted: str) -> Problem:
-    images = load_images(wanted, config.data_dir)
-    if images.warning is not None:
-        print(f"warning: {images.warning}", file=sys.stderr)
-    shape = images.train_images.shape[1:]
-    scale = () if config.scale is None else (config.scale,)
-    likelihood = LIKELIHOODS[config.likelihood](*scale)
-    size = config.latent_dim[0]
-    encoder, decoder = NETWORKS[config.network](
-        config.hidden or (),
-        x_shape=shape,
-        latent_dim=size,
-        theta_dim=likelihood.theta_dim,
-        activation=ACTIVATIONS[config.activation],
-    )
-    vae = make_vae(encoder, decoder, likelihood, x_shape=shape, latent_dim=size)
-    tasks = image_tasks(images.train_labels, images.test_labels, config.seed)
-    fewest = min(int(np.sum(~task.is_anomaly)) for task in tasks.values())
-    normal = [task.test[~task.is_anomaly][:fewest] for task in tasks.values()]
-
-    def halves(key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        return images.train_images[tasks[key].train], images.test_images[tasks[key].test]
-
-    def plain(key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        vectors = (half.reshape(len(half), -1) for half in halves(key))
-        bits = config.binarize == "threshold"
-        train, test = ((half >= 128).astype(np.float32) if bits else half / 255 for half in vectors)
-        return train, test
-
-    return Problem(
-        name="mnist" if images.name == "mnist" else f"{images.name}28",
-        task="mnist",
-        features=(),
-        vae=vae,
-        preprocess=BINARIZE[config.binarize],
-        tasks=tasks,
-        data=Subsets(images.train_images, np.array([t.train for t in tasks.values()], np.int32)),
-        test=Subsets(images.test_images, np.array(normal, np.int32)),
-        halves=halves,
-        plain=plain,
-        source={"source": images.source, "sha256": images.sha256},
+        execution="vmap" if is_table else "map",
+        compile_quickly=is_table,
     )
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from command_line import Done, call, surroundings  # noqa: F401
@@ -16,13 +17,16 @@ from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
-from experiments import anomaly, tabular
+from experiments import _anomaly_problems, anomaly, tabular
 from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._outliers import image_tasks, table_tasks
+from experiments._scores import RowScorer
 from vae_jax import sharding
 from vae_jax.data import load_images, load_table
 from vae_jax.data.images import ImageData
+from vae_jax.networks import ACTIVATIONS
 from vae_jax.sweep import Subsets
+from vae_jax.tabular import make_table_vae
 
 FAST = ("--epochs", "4", "--hidden", "8", "--num-samples", "4")
 FIGURES = {
@@ -325,27 +329,33 @@ def test_the_runs_of_a_command_that_was_stopped_are_resumed_or_begun(tmp_path):
 
 
 def few_images(*args: Any) -> ImageData:
-    images = load_images(*args)
+    """Some hundred images, of which 12 x 12 pixels."""
+    images, inner = load_images(*args), slice(8, 20)
     return images._replace(
-        train_images=images.train_images[:300],
+        train_images=images.train_images[:300, inner, inner],
         train_labels=images.train_labels[:300],
-        test_images=images.test_images[:80],
+        test_images=images.test_images[:80, inner, inner],
         test_labels=images.test_labels[:80],
     )
 
 
-@pytest.mark.parametrize("network", ["mlp", "conv"])
-def test_each_digit_is_left_out_once_in_images_too(network, tmp_path, monkeypatch):
+@pytest.fixture
+def few_digits(monkeypatch) -> None:
+    monkeypatch.setattr(_anomaly_problems, "load_images", few_images)
+
+
+ONE_EPOCH = ("--dataset", "mnist", "--seed", "0", "--epochs", "1", "--num-samples", "2")
+
+
+def test_each_digit_is_left_out_once_in_images_too(few_digits, tmp_path):
     """Without MNIST the experiment takes the digits of scikit-learn, and says so."""
-    monkeypatch.setattr(anomaly, "load_images", few_images)
-    flags = ("--dataset", "mnist", "--seed", "0", "--epochs", "1", "--network", network)
-    flags = (*flags, "--hidden", "8", "--figures", "none")
-    done = call(anomaly, tmp_path, *flags, "--num-samples", "2")
+    flags = (*ONE_EPOCH, "--network", "conv", "--hidden", "8", "--figures", "none")
+    done = call(anomaly, tmp_path, *flags)
     assert done.code == 0, done.err
     assert "digits" in done.err
     (run,) = (tmp_path / "results" / "anomaly").iterdir()
-    assert run.name == f"digits28-{network}8-z2-threshold-beta1-seed0"
-    assert f"digits28 · {network} 8 · z 2 · bernoulli, bits" in done.out
+    assert run.name == "digits28-conv8-z2-threshold-beta1-seed0"
+    assert "digits28 · conv 8 · z 2 · bernoulli, bits" in done.out
     assert [row["left_out"] for row in rows_of(run)] == [str(digit) for digit in range(10)]
     text = (run / "anomaly.md").read_text("utf-8")
     assert "| without 9 |" in text
@@ -354,11 +364,57 @@ def test_each_digit_is_left_out_once_in_images_too(network, tmp_path, monkeypatc
     assert "left out 9, beta 1 |" in text
 
 
+def test_latent_sizes_are_reported_together(few_digits, tmp_path):
+    sizes = ("--hidden", "8", "--latent-dim", "2", "3")
+    done = call(anomaly, tmp_path, *ONE_EPOCH, *sizes, "--name", "both")
+    assert done.code == 0, done.err
+    runs = tmp_path / "results" / "anomaly"
+    assert sorted(path.name for path in runs.iterdir()) == ["both", "both-z2", "both-z3"]
+    own = {size: read(runs / f"both-z{size}" / "anomaly.json") for size in (2, 3)}
+    found = read(runs / "both" / "anomaly.json")
+    for size, alone in own.items():
+        assert found["conformal"][f"{size}-D"] == {
+            name: alone["conformal"][name] for name in ("false_alarms", "detections")
+        }
+        for method in ("VAE, -ELBO", "PCA"):
+            numbers = found["methods"].pop(f"{method}, {size}-D")
+            assert numbers == alone["methods"][method]
+            aurocs = [each["auroc"] for each in numbers["each"]]
+            assert len(aurocs) == 10
+            assert numbers["auroc"]["mean"] == pytest.approx(np.mean(aurocs))
+    # What knows no latent size stands in it once.
+    assert found["methods"]["isolation forest"] == own[3]["methods"]["isolation forest"]
+    assert len(found["methods"]) == 2 + 2 * 3
+    text = (runs / "both" / "anomaly.md").read_text("utf-8")
+    methods = re.findall(r"^\| ([^|]+?) \|", text, flags=re.MULTILINE)
+    assert {"VAE, KL, 2-D", "VAE, KL, 3-D", "PCA, 2-D", "isolation forest"} <= set(methods)
+    assert "z 2 and 3" in text
+    assert_drawn(runs / "both" / "figures" / "auroc.png")
+    refused = call(anomaly, tmp_path, *ONE_EPOCH, *sizes, "--name", "both")
+    assert refused.code == 2
+    assert "anomaly/both: this run exists" in refused.err
+
+
+def test_a_score_does_not_depend_on_where_a_row_stands():
+    split = cross_validation(load_table("iris"), 5, (0,))[0]
+    vae = make_table_vae(
+        split.encoding.blocks, hidden=(4,), latent_dim=2, activation=ACTIVATIONS["relu"]
+    )
+    scorer, params = RowScorer(vae, 4), vae.init(jax.random.key(0))
+    order = np.random.default_rng(0).permutation(len(split.test))
+    scored, shuffled = (
+        scorer(params, rows) for rows in (split.test_features, split.test_features[order])
+    )
+    for name, scores in scored.scores.items():
+        np.testing.assert_array_equal(scores[order], shuffled.scores[name])
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
         (("--dataset", "wine", "wine"), "--dataset wine: given twice"),
-        (("--name", "x"), "--name x: one --dataset and one --latent-dim"),
+        (("--name", "x"), "--name x: one --dataset is needed with it"),
+        (("--dataset", "wine", "--latent-dim", "2", "3", "--shard", "1/2"), "--shard 1/2: one"),
         (("--dataset", "wine", "--likelihood", "gaussian"), "belongs to --dataset mnist"),
         (("--dataset", "wine", "--network", "conv"), "--network conv: belongs to --dataset mnist"),
         (("--dataset", "mnist", "--scale", "0.5"), "--scale 0.5: belongs to --likelihood gaussian"),
