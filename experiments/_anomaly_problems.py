@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments._completed import complete
 from experiments._folds import as_subsets, split_of, spread_over_cores
 from experiments._outliers import Detection, image_tasks, table_tasks
-from experiments._tables import complete
 from vae_jax.data import load_images
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.model import VAE, make_vae

@@ -1,7 +1,7 @@
 """How well anomalies are found: every model's scores beside other methods'."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +72,7 @@ class AnomalyReport:
         measured: list[dict[str, float]] = []
         found: dict[str, list[Result]] = {}
         beside: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        maps: dict[tuple[int, int], np.ndarray] = {}
         shown: Shown | None = None
         for number, member in enumerate(trained):
             if member.problem is not None:
@@ -95,13 +96,14 @@ class AnomalyReport:
                 own |= {f"{score}_{what}": value for what, value in result.also.items()}
             own |= _conformal(scored.scores["neg_log_likelihood"], truth)
             measured.append(own)
+            told = above_normal(scored.per_dim, truth)
+            if not self.problem.features and key not in maps:
+                maps[key] = told[..., 0]
             if shown is None:
                 normal = scorer(member.params, train[:5_000]).scores["neg_log_likelihood"]
                 costs = scored.scores["neg_log_likelihood"]
-                told = scored.per_dim.reshape(len(truth), -1)[truth].mean(axis=0)
-                told = told - scored.per_dim.reshape(len(truth), -1)[~truth].mean(axis=0)
                 arrays = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
-                shown = Shown(member.member.name, arrays | {"per_dim": told})
+                shown = Shown(member.member.name, arrays | {"per_dim": told.reshape(-1)})
             print(f"scored {number + 1}/{len(trained)}: {member.member.name}", flush=True)
         if shown is not None:
             rates = {
@@ -113,6 +115,7 @@ class AnomalyReport:
             if self.figures:
                 comparison.draw(run, name=self.problem.name, title=self.title)
                 self._draw(run, shown)
+                self._draw_maps(run, maps)
         return measured
 
     def _method(self, member: Member, score: str) -> str:
@@ -121,12 +124,9 @@ class AnomalyReport:
 
     def _told(self, shown: Shown) -> str:
         """Which columns give the anomalies away, as a table."""
-        names = self.problem.features
-        if not names:
+        if not self.problem.features:
             return ""
-        told = dict.fromkeys(names, 0.0)
-        for name, nats in zip(names, shown.arrays["per_dim"], strict=True):
-            told[name] += float(nats)
+        told = by_column(self.problem.features, shown.arrays["per_dim"])
         first = sorted(told, key=lambda name: -told[name])[:MOST_TOLD]
         rows = [[name, f"{told[name]:.2f}"] for name in first]
         said = "Nats that a column adds to the reconstruction cost of the anomalies, on average"
@@ -148,6 +148,55 @@ class AnomalyReport:
             run.figures / "scores.png",
             **shown.arrays,
         )
+
+    def _draw_maps(self, run: RunFolder, maps: Mapping[tuple[int, int], np.ndarray]) -> None:
+        """Where in the image a digit that was left out costs more than the others."""
+        from vae_jax import figures
+
+        seed = next((seed for _, seed in maps), None)
+        of_seed = {left_out: own for (left_out, own_seed), own in maps.items() if own_seed == seed}
+        if not of_seed:
+            return
+        stacked = np.array(list(of_seed.values()))
+        figures.save(
+            figures.nats_maps(
+                stacked,
+                [f"without {left_out}" for left_out in of_seed],
+                title=f"{self.title} · reconstruction cost of the anomalies above the normal "
+                f"examples, mean of each pixel, seed {seed}",
+            ),
+            run.figures / "pixels.png",
+            maps=stacked,
+        )
+
+
+def above_normal(per_dim: np.ndarray, is_anomaly: np.ndarray) -> np.ndarray:
+    """What each feature adds to the cost of the anomalies, on average above the normal rows.
+
+    Args:
+        per_dim: nats of each feature, `[rows, *x]`; 0 where a value is missing.
+        is_anomaly: which rows are anomalies.
+
+    Returns:
+        The difference of the means, nats, `[*x]`.
+    """
+    return per_dim[is_anomaly].mean(axis=0) - per_dim[~is_anomaly].mean(axis=0)
+
+
+def by_column(names: Sequence[str], nats: np.ndarray) -> dict[str, float]:
+    """The nats of each column: those of its features added up.
+
+    Args:
+        names: the column that each feature belongs to.
+        nats: of each feature.
+
+    Returns:
+        Nats by column, in the order of its first feature.
+    """
+    told = dict.fromkeys(names, 0.0)
+    for name, own in zip(names, nats, strict=True):
+        told[name] += float(own)
+    return told
 
 
 def _judged(method: str, member: Member, scores: np.ndarray, truth: np.ndarray) -> Result:

@@ -6,6 +6,7 @@
   ten as well as it finds ADBench's.
 - `breast_cancer`: the 357 benign rows are normal, and the first ten malignant ones are
   anomalies: the make-up of ADBench's "WDBC", another data set than its "breastw".
+  The unsupervised protocol, with the anomalies among the training rows, is not run.
 - `digits`: of scikit-learn's 8x8 digits each one in turn is the anomaly, all of its rows.
 
 A random half of the normal rows is trained on, by the seed; the other half and the anomalies
@@ -26,8 +27,11 @@ from vae_jax.data import Table, load_table
 PROTOCOLS = {
     "wine": "Classes 1 and 2 are normal, the first ten rows of class 0 are anomalies; trained on a "
     "random half of the normal rows, by the seed, tested on the other half and the anomalies.",
-    "breast_cancer": "Benign rows are normal, the first ten malignant ones are anomalies; trained "
-    "on a random half of the normal rows, by the seed, tested on the other half and the anomalies.",
+    "breast_cancer": "scikit-learn's breast cancer (WDBC, 569 rows of 30 columns): the 357 benign "
+    "rows are normal, the first ten malignant ones are anomalies; trained on a random half of the "
+    "normal rows, by the seed, tested on the other half and the anomalies. This is not ADBench's "
+    "breastw (683 rows of 9 columns), whose numbers are not comparable. The unsupervised protocol, "
+    "with the anomalies among the training rows, is not run.",
     "digits": "Each digit in turn is the anomaly, all of its rows; trained on a random half of the "
     "other nine, by the seed, tested on the other half and the anomalies.",
     "mnist": "Each digit in turn is the anomaly; trained on the training images of the other nine, "

@@ -84,11 +84,11 @@ class Reference(NamedTuple):
 
     Attributes:
         numbers: of each method.
-        reconstruction: of the held-out rows by PCA, as features.
+        reconstructions: of the held-out rows, by the methods that have one.
     """
 
     numbers: Mapping[str, dict[str, float]]
-    reconstruction: np.ndarray
+    reconstructions: Mapping[str, np.ndarray]
 
 
 def references(
@@ -110,21 +110,23 @@ def references(
             be compared.
 
     Returns:
-        The numbers of each method. Probabilistic PCA has the posterior means under the
-        maximum-likelihood solution: those of PCA, shrunk in each direction.
+        The numbers of each method, and reconstructions on the scale of the features.
+        Probabilistic PCA has the posterior means under the maximum-likelihood solution: those
+        of PCA, shrunk in each direction; so is what they are mapped back to, W E[z | x] + mean.
     """
     from sklearn.decomposition import PCA
 
     features = Halves(*(half.astype(np.float64) for half in features))
     dims = min(dims, *features.train.shape)
     pca = PCA(dims).fit(features.train)
-    back = pca.inverse_transform(pca.transform(features.test))
+    projected = pca.transform(features.test)
     plain = Halves(*(half[rows] for half, rows in zip(features, few, strict=True)))
     scores = Halves(*(pca.transform(half) for half in plain))
     # W = U (L - s^2)^(1/2), so M^-1 W' x = (L - s^2)^(1/2) / L times the score.
     variance, noise = pca.explained_variance_, pca.noise_variance_
+    scale = np.sqrt(np.maximum(variance - noise, 0))
     # A direction in which nothing varies has no score to shrink.
-    shrunk = np.sqrt(np.maximum(variance - noise, 0)) / np.maximum(variance, 1e-12)
+    shrunk = scale / np.maximum(variance, 1e-12)
     found = {
         "PCA": representation(scores, plain, labels),
         "probabilistic PCA": representation(
@@ -136,4 +138,8 @@ def references(
     del found["raw features"]["trustworthiness"]
     if densities and dims < features.train.shape[1]:
         found["probabilistic PCA"]["log_likelihood"] = float(pca.score(features.test))
+    back = {
+        "PCA": pca.inverse_transform(projected),
+        "probabilistic PCA": pca.inverse_transform(projected * shrunk * scale),
+    }
     return Reference(found, back)

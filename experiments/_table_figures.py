@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from experiments._completed import complete
 from experiments._folds import Split
 from experiments._grid import described
 from experiments._noise import DRAW_SEED
@@ -66,8 +67,6 @@ class TableFigures:
 
     def _latents(self, shown: Sequence[Trained], vanilla: Trained) -> None:
         from sklearn.decomposition import PCA
-
-        from experiments._tables import complete
 
         split = self._report.splits[vanilla.member.split]
         rows = self._some_rows(split)

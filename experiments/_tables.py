@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from experiments._completed import as_features, complete
 from experiments._folds import Split
 from experiments._grid import described
 from experiments._progress import console, table
@@ -109,29 +110,31 @@ class TableReport:
     def _references(
         self, trained: Sequence[Trained]
     ) -> tuple[dict[str, list[Result]], dict[str, list[Result]]]:
-        """The reference methods on the same folds, and PCA's error in each column."""
+        """The reference methods on the same folds, and their error in each column."""
         places = {member.member.split: member.member.columns for member in trained}
         found: dict[str, list[Result]] = {name: [] for name in REFERENCES}
-        errors: list[Result] = []
+        errors: dict[str, list[Result]] = {}
         kinds = {column.kind for column in self.table.columns}
         whole = kinds <= set(_NUMBERS) and not np.isnan(self.table.values).any()
         for index, columns in places.items():
             split = self.splits[index]
             repeat = {name: columns[name] for name in ("seed", "fold")}
             seen = Halves(*(complete(split, half) for half in self.features(split)))
-            numbers, back = references(
+            numbers, reconstructions = references(
                 seen,
                 self._labels(split),
                 self.latent_dim,
                 few=self._few(split),
                 densities=whole,
             )
-            numbers["PCA"]["rmse"] = self._rmse(split, back)
+            for name, completed in reconstructions.items():
+                back = as_features(split, completed)
+                numbers[name]["rmse"] = self._rmse(split, back)
+                own = Result(name, repeat, [], {}, None, self._errors(split, back))
+                errors.setdefault(name, []).append(own)
             for name, own in numbers.items():
                 found[name].append(Result(name, repeat, [], {}, None, own))
-            if whole:
-                errors.append(Result("PCA", repeat, [], {}, None, self._errors(split, back)))
-        return found, {"PCA": errors} if errors else {}
+        return found, errors
 
     def _rmse(self, split: Split, reconstruction: np.ndarray) -> float:
         """Over the observed cells of the standardised columns."""
@@ -204,16 +207,17 @@ class TableReport:
         ]
         text += (
             "\nReconstruction of each column: RMSE in its own units, of binary and categorical "
-            f"columns the share that is wrong.\n\n{markdown_table(header, body)}\n"
+            "columns the share that is wrong; raw features have no error. PCA sees the mean of "
+            "a column where a value is missing, counts as log(1 + x), and a category as "
+            f"indicators, of which the largest is taken.\n\n{markdown_table(header, body)}\n"
         )
         run.write_text("comparison.md", text)
         run.write_json(
             "comparison.json",
             {
                 method: {
-                    name: dict(zip(("mean", "standard_error"), over_seeds(own, name), strict=True))
-                    for name in METRICS
-                    if name in own[0].also
+                    **_means(own, [name for name in METRICS if name in own[0].also]),
+                    **({"columns": _means(errors[method], names)} if method in errors else {}),
                 }
                 for method, own in found.items()
             },
@@ -223,27 +227,12 @@ class TableReport:
             print(line)
 
 
-def complete(split: Split, features: np.ndarray) -> np.ndarray:
-    """Features without gaps and on one scale, for methods that know no kinds of columns.
-
-    A missing value is the mean of its column in the training rows; counts are standardised
-    after log(1 + x).
-    """
-    kinds = np.concatenate([[block.kind] * block.width for block in split.encoding.blocks])
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        return np.where(kinds == "count", np.log1p(np.maximum(values, 0)), values)
-
-    train = spread(split.train_features)
-    seen = ~np.isnan(train)
-    number = np.maximum(seen.sum(axis=0), 1)
-    mean = np.where(seen, train, 0).sum(axis=0) / number
-    deviation = np.sqrt(np.where(seen, (train - mean) ** 2, 0).sum(axis=0) / number)
-    deviation = np.where((kinds == "count") & (deviation > 0), deviation, 1.0)
-    shift = np.where(kinds == "count", mean, 0.0)
-    own = spread(features)
-    own = np.where(np.isnan(own), mean, own)
-    return (own - shift) / deviation
+def _means(results: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The mean and the standard error of some numbers, by name."""
+    return {
+        name: dict(zip(("mean", "standard_error"), over_seeds(results, name), strict=True))
+        for name in names
+    }
 
 
 def _named(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -10,6 +10,10 @@ import pytest
 from jaxtyping import TypeCheckError
 from scipy import stats
 
+from experiments._anomaly_report import above_normal, by_column
+from experiments._folds import split_of
+from experiments._scores import RowScorer
+from vae_jax.data import Column, Table, fit_encoding
 from vae_jax.evaluation import (
     AnomalyScores,
     anomaly_scores,
@@ -18,8 +22,11 @@ from vae_jax.evaluation import (
     threshold_at,
 )
 from vae_jax.likelihoods import bernoulli
-from vae_jax.model import VAE, make_vae
-from vae_jax.networks import mlp
+from vae_jax.model import VAE, batch_elbo_terms, make_vae
+from vae_jax.networks import conv, mlp, two_layer_mlp
+from vae_jax.tabular import make_table_vae
+from vae_jax.text import make_text_vae
+from vae_jax.two_layer import make_two_layer_vae
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -159,6 +166,100 @@ def test_a_pixel_is_scored_at_the_mean_of_the_posterior(pictures):
     p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
     expected = -np.where(x == 1, np.log(p), np.log1p(-p))
     np.testing.assert_allclose(pictures.scores.per_dim[0], expected, rtol=1e-5)
+
+
+def mixed_table() -> Table:
+    """Two numbers, a category and a yes or no, with gaps."""
+    rng = np.random.default_rng(0)
+    names = ("width", "colour", "length", "ripe")
+    kinds = ("continuous", "categorical", "continuous", "binary")
+    categories = ((), ("red", "green", "blue"), (), ("no", "yes"))
+    values = np.stack(
+        [
+            rng.normal(size=30),
+            rng.integers(3, size=30),
+            rng.normal(size=30),
+            rng.integers(2, size=30),
+        ],
+        axis=1,
+    )
+    values[::7, 0] = values[1::9, 1] = np.nan
+    columns = tuple(map(Column, names, kinds, categories))
+    return Table("fruit", values, columns, None, (), "made up", {}, ())
+
+
+def a_table() -> tuple[VAE, jax.Array]:
+    table = mixed_table()
+    encoding = fit_encoding(table.values, table.columns)
+    vae = make_table_vae(encoding.blocks, hidden=(4,), latent_dim=2, activation=jax.nn.tanh)
+    return vae, jnp.asarray(encoding.encode(table.values[:9]))
+
+
+def some_images() -> tuple[VAE, jax.Array]:
+    shape, rest = (8, 8, 1), {"latent_dim": 2}
+    networks = conv((4,), x_shape=shape, theta_dim=1, channels=(2, 3), **rest)
+    vae = make_vae(*networks, bernoulli(), x_shape=shape, **rest)
+    return vae, jax.random.bernoulli(jax.random.key(1), 0.4, (3, *shape)).astype(jnp.float32)
+
+
+def some_sentences() -> tuple[VAE, jax.Array]:
+    vae = make_text_vae(9, 6, embedding=3, hidden=4, latent_dim=2).vae
+    return vae, jnp.array([[4.0, 3.0, 7.0, 1.0, 0.0, 0.0], [5.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
+
+
+def two_layers() -> tuple[VAE, jax.Array]:
+    networks = two_layer_mlp(((8,), (5,)), x_shape=(6,), latent_dims=(3, 2), theta_dim=1)
+    vae = make_two_layer_vae(*networks, bernoulli(), x_shape=(6,), latent_dims=(3, 2))
+    return vae, jax.random.bernoulli(jax.random.key(1), 0.4, (3, 6)).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("model", [a_table, some_images, some_sentences, two_layers])
+def test_every_kind_of_model_is_scored(model, key):
+    vae, xs = model()
+    # Nothing is left at 0: a model that was trained.
+    params = jax.tree.map(lambda leaf: leaf + 0.1, vae.init(key))
+    k = 5
+    scores = scores_of(key, vae, params, xs, k)
+    assert scores.per_dim.shape == xs.shape
+    assert scores.kl_per_dim.shape == (len(xs), vae.latent_dim)
+    totals = np.sum(np.asarray(scores.per_dim).reshape(len(xs), -1), axis=1)
+    np.testing.assert_allclose(totals, scores.reconstruction, rtol=1e-5)
+    # The same samples through the terms that are trained on, and their mean.
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(k))
+    terms = batch_elbo_terms(jnp.broadcast_to(keys, (len(xs), k)), vae, params, xs)
+    bounds = terms.log_lik - terms.kl_per_dim.sum(axis=-1)
+    np.testing.assert_allclose(scores.neg_elbo, -bounds.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(scores.kl_per_dim, terms.kl_per_dim.mean(axis=1), rtol=1e-5)
+    z = terms.z.mean(axis=1) if vae.is_layered else terms.q.mean[:, 0]
+    costs = -jax.vmap(vae.log_lik, (None, 0, 0))(params, z, xs)
+    np.testing.assert_allclose(scores.reconstruction, costs, rtol=1e-5)
+
+
+def test_the_nats_of_a_column_are_those_of_its_features():
+    """Of a table with gaps: a gap costs nothing, a category is the sum of its parts."""
+    table = mixed_table()
+    split = split_of(table, np.arange(20), np.arange(20, 30))
+    vae = make_table_vae(split.encoding.blocks, hidden=(4,), latent_dim=2, activation=jax.nn.tanh)
+    params, odd = vae.init(jax.random.key(0)), np.arange(10) >= 6
+    scored = RowScorer(vae, 4)(params, split.test_features)
+    missing = np.isnan(split.test_features)
+    assert missing.any()
+    assert np.all(scored.per_dim[missing] == 0)
+    names = [table.columns[index].name for index in split.encoding.column_of]
+    assert names.count("colour") == 3
+    found = by_column(names, above_normal(scored.per_dim, odd))
+    assert set(found) == {"width", "colour", "length", "ripe"}
+    costs = scored.scores["reconstruction"]
+    expected = costs[odd].mean() - costs[~odd].mean()
+    assert sum(found.values()) == pytest.approx(expected, rel=1e-4)
+    # -log p of the category that is there, by its probability.
+    codes = table.values[20:, 1]
+    own = np.array(names) == "colour"
+    p = scored.reconstruction[:, own]
+    seen = ~np.isnan(codes)
+    picked = np.zeros(10)
+    picked[seen] = -np.log(p[seen, codes[seen].astype(int)])
+    assert found["colour"] == pytest.approx(picked[odd].mean() - picked[~odd].mean(), rel=1e-4)
 
 
 def test_no_sample_is_refused(linear, key):

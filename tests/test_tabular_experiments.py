@@ -91,6 +91,7 @@ def test_the_references_are_those_of_scikit_learn_on_the_same_folds(iris):
     X, y = iris_table.data, iris_table.target
     table = load_table("iris")
     accuracies, densities = [], []
+    errors: dict[str, list[np.ndarray]] = {"PCA": [], "probabilistic PCA": []}
     for split in cross_validation(table, 3, (0, 1)):
         mean, scale = X[split.train].mean(0), X[split.train].std(0)
         train, test = ((X[rows] - mean) / scale for rows in (split.train, split.test))
@@ -98,7 +99,20 @@ def test_the_references_are_those_of_scikit_learn_on_the_same_folds(iris):
         neighbours = KNeighborsClassifier(5).fit(pca.transform(train), y[split.train])
         accuracies.append(neighbours.score(pca.transform(test), y[split.test]))
         densities.append(pca.score(test))
+        # E[x' | x] = W (W'W + s^2)^-1 W' x, and its limit at s = 0.
+        factors = pca.components_.T * np.sqrt(pca.explained_variance_ - pca.noise_variance_)
+        gram = factors.T @ factors
+        for name, ridge in (("PCA", 0.0), ("probabilistic PCA", pca.noise_variance_)):
+            back = test @ factors @ np.linalg.inv(gram + ridge * np.eye(2)) @ factors.T
+            off = (back - test) * scale  # the training rows have mean 0
+            errors[name].append(np.sqrt(np.mean(off**2, axis=0)))
     found = read(run / "comparison.json")
+    for name, own in errors.items():
+        columns = found[name]["columns"]
+        assert list(columns) == iris_table.feature_names
+        means = [column["mean"] for column in columns.values()]
+        np.testing.assert_allclose(means, np.mean(own, axis=0), rtol=1e-4)  # float32 features
+    assert "columns" in found["beta 1"]
     assert found["PCA"]["knn_accuracy"]["mean"] == pytest.approx(np.mean(accuracies), abs=1e-9)
     by_seed = np.reshape(accuracies, (2, 3)).mean(axis=1)
     error = np.std(by_seed, ddof=1) / np.sqrt(2)
@@ -193,8 +207,16 @@ def test_a_table_of_ones_own_with_every_kind_of_column(tmp_path):
     }
     for path in (run / "figures").glob("*.png"):
         assert_drawn(path)
+    found = read(run / "comparison.json")
     # No density of PCA is comparable with one of counts and categories.
-    assert "log_likelihood" not in read(run / "comparison.json")["probabilistic PCA"]
+    assert "log_likelihood" not in found["probabilistic PCA"]
+    # Its reconstructions are: of numbers where they were measured, and of the others.
+    errors = {name: own["mean"] for name, own in found["PCA"]["columns"].items()}
+    assert list(errors) == ["height", "smoker", "visits", "city", "fixed"]
+    assert 0 < errors["height"] < 2 * 9
+    assert 0 < errors["visits"] < 2 * 2
+    assert all(0 <= errors[name] <= 1 for name in ("smoker", "city"))
+    assert errors["fixed"] == pytest.approx(0, abs=1e-9)
 
 
 REFUSED = {

@@ -14,7 +14,6 @@ from scipy import stats
 from vae_jax.evaluation import (
     active_units,
     annealed_log_likelihood,
-    anomaly_scores,
     elbo_surgery,
     encode_all,
     estimate_elbo,
@@ -342,8 +341,6 @@ def test_what_takes_the_encoder_for_the_whole_posterior_is_refused(key):
     posteriors = encode_all(key, vae, as_stored, params, xs)
     with pytest.raises(ValueError, match="posteriors of two stochastic layers"):
         elbo_surgery(key, posteriors)
-    with pytest.raises(ValueError, match=r"z of shape \(3,\): \(5,\) is needed"):
-        anomaly_scores(key, vae, params, xs[0])
 
 
 @pytest.mark.parametrize("latent_dims", [(3,), (3, 2, 1), (0, 2), (3, 0)])

@@ -12,19 +12,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax.evaluation.log_likelihood import log_likelihood
-from vae_jax.gaussian import kl_to_standard_normal, reparameterize
+from vae_jax.gaussian import kl_to_standard_normal
 from vae_jax.model import VAE
-from vae_jax.types import Nats, Params, PRNGKey
+from vae_jax.types import Nats, Params, PRNGKey, Sample
 
 
 class AnomalyScores(NamedTuple):
     """The scores of one example, in nats.
 
     Attributes:
-        reconstruction: -log p(x | z) at the posterior's mean, z = E[z | x].
+        reconstruction: -log p(x | z) at the posterior's mean, z = E[z | x]; where the posterior
+            has several layers, the mean of the K samples.
         neg_elbo: the negative ELBO, its expectation by K samples.
         neg_log_likelihood: -log p(x), importance-weighted with the same number of samples.
-        kl: KL(q(z | x) || p(z)).
+        kl: KL(q(z | x) || p(z)); where the posterior has several layers, by K samples.
         per_dim: what each dimension of x contributes to `reconstruction`.
         kl_per_dim: what each latent dimension contributes to `kl`.
     """
@@ -47,16 +48,17 @@ def anomaly_scores(
 
     Args:
         key: the key of the posterior's samples.
-        vae: the model, of images or of rows.
+        vae: the model, whatever it is of: images, rows of a table, sentences.
         params: its parameters.
         x: one example.
-        num_samples: K, samples of the posterior behind `neg_elbo` and `neg_log_likelihood`.
+        num_samples: K, samples of the posterior behind `neg_elbo` and `neg_log_likelihood`,
+            and behind the mean and the KL of a posterior of several layers.
 
     Returns:
         The scores.
 
     Raises:
-        ValueError: if num_samples is under 1.
+        ValueError: if num_samples is under 1, or the decoder's output does not fit x.
 
     Example:
         >>> from vae_jax.likelihoods import gaussian
@@ -75,21 +77,29 @@ def anomaly_scores(
         An and Cho, Variational autoencoder based anomaly detection using reconstruction
         probability (2015); the negative ELBO of Tonnaer's thesis.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
     q = vae.encode(params, x)
-    kl_per_dim = kl_to_standard_normal(q)
-    theta = vae.theta_of(params, q.mean, x)
+
+    def sampled(key: PRNGKey) -> tuple[Nats, Sample | None]:
+        sample = vae.draw(key, params, q)
+        cost = -vae.log_lik(params, sample.z, x)
+        return cost, sample if vae.is_layered else None
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_samples))
+    costs, samples = jax.lax.map(sampled, keys, batch_size=min(num_samples, 128))
+    mean, kl_per_dim = q.mean, kl_to_standard_normal(q)
+    if samples is not None:  # q is the first layer alone
+        mean = jnp.mean(samples.z, axis=0)
+        kl_per_dim = jnp.mean(samples.chain.kl_per_dim, axis=0)
+    theta = vae.theta_of(params, mean, x)
     if theta.shape[:-1] != x.shape:
         raise ValueError(f"theta of shape {theta.shape} does not fit x of shape {x.shape}")
     per_dim = -vae.likelihood.log_prob_per_dim(theta, x)
-
-    def cost(key: PRNGKey) -> Nats:
-        return -vae.log_lik(params, reparameterize(key, q), x)
-
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_samples))
     kl = jnp.sum(kl_per_dim)
     return AnomalyScores(
         reconstruction=jnp.sum(per_dim),
-        neg_elbo=jnp.mean(jax.lax.map(cost, keys, batch_size=min(num_samples, 128))) + kl,
+        neg_elbo=jnp.mean(costs) + kl,
         neg_log_likelihood=-log_likelihood(key, vae, params, x, num_samples).log_likelihood,
         kl=kl,
         per_dim=per_dim,

@@ -29,7 +29,12 @@ from vae_jax.figures.sweeps import (
 )
 from vae_jax.figures.tables import LatentPanel, latent_panels, traversal_curves
 from vae_jax.figures.tables_generated import correlation_matrices, marginals, pair_plot
-from vae_jax.figures.tables_scores import representation_bars, score_bars, score_histogram
+from vae_jax.figures.tables_scores import (
+    nats_maps,
+    representation_bars,
+    score_bars,
+    score_histogram,
+)
 from vae_jax.figures.text import draw_nll, draw_remedies, draw_sentences
 
 __all__ = [
@@ -62,6 +67,7 @@ __all__ = [
     "marginals",
     "member_curves",
     "mosaic",
+    "nats_maps",
     "pair_plot",
     "rate_against_elbo",
     "rate_distortion",

@@ -146,6 +146,44 @@ def score_bars(
 
 
 @styled
+def nats_maps(
+    maps: Float[np.ndarray, "n height width"], names: Sequence[str], *, title: str
+) -> Figure:
+    """Nats of each pixel, a map for each of several models, in rows of ten.
+
+    Args:
+        maps: nats, of either sign.
+        names: of the maps.
+        title: what they are of.
+
+    Returns:
+        The figure, an axes for each map and one for the scale that they share: symmetric about
+        0, to the largest size of a pixel.
+
+    Raises:
+        ValueError: if there is no map, shapes disagree or a number is not finite.
+    """
+    check_array("maps", maps, (len(names), None, None))
+    columns = min(10, len(maps))
+    rows = -(-len(maps) // columns)
+    width = max(0.85 * columns + 0.7, 4.0)
+    figure = chart_figure(width, 1.1 * rows + 0.2 + 0.15 * len(title) // (12 * width), title)
+    largest = float(np.abs(maps).max()) or 1.0
+    shown = None
+    grid = axes_grid(figure, len(maps), columns)
+    for axes, pixels, name in zip(grid, maps, names, strict=True):
+        shown = axes.imshow(pixels, cmap="RdBu_r", vmin=-largest, vmax=largest)
+        axes.set_title(fitted(name, 14), size=7.5)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(True)
+        axes.spines[:].set_color("0.8")
+    if shown is not None:
+        figure.colorbar(shown, ax=grid, label="nats", aspect=12, pad=0.01)
+    return figure
+
+
+@styled
 def representation_bars(
     values: Mapping[str, Mapping[str, Float[np.ndarray, " _repeats"]]],
     *,
