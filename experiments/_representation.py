@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments._imputation import IMPUTERS
 from vae_jax.evaluation import knn_accuracy
 from vae_jax.evaluation.representation import NEIGHBOURS
 
@@ -17,6 +18,7 @@ METRICS = {
     "ari": ("ARI", True),
     "silhouette": ("silhouette", True),
     "trustworthiness": ("trust", True),
+    "imputed_rmse": ("imputed", False),
 }
 MEANING = (
     "log p(x), by importance sampling, and ELBO in nats per row, continuous columns in standard "
@@ -27,7 +29,8 @@ MEANING = (
     "models."
 )
 _STARTS: Any = 4  # of k-means
-REFERENCES = ("PCA", "probabilistic PCA", "raw features")
+REPRESENTATIONS = ("PCA", "probabilistic PCA", "raw features")
+REFERENCES = (*REPRESENTATIONS, *IMPUTERS)
 
 
 class Halves(NamedTuple):

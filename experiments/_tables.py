@@ -8,12 +8,14 @@ import numpy as np
 from experiments._completed import as_features, complete
 from experiments._folds import Split
 from experiments._grid import described
+from experiments._imputation import Imputation
 from experiments._progress import console, table
 from experiments._report import Result, by_setting, markdown_table, over_seeds, plus_minus
 from experiments._representation import (
     MEANING,
     METRICS,
     REFERENCES,
+    REPRESENTATIONS,
     Halves,
     references,
     representation,
@@ -26,7 +28,7 @@ from vae_jax.model import VAE
 
 # Rows of a fold that neighbourhoods and clusters are measured on, at most.
 MOST_ROWS = 2_000
-_NUMBERS = ("continuous", "heavy_tailed")
+NUMBERS = ("continuous", "heavy_tailed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,8 @@ class TableReport:
         contamination: share of the training rows beyond the anomaly threshold.
         title: what was trained.
         figures: whether to draw.
+        imputation: what takes numbers of the held-out rows away to fill them in; None if
+            nothing is to be filled in.
     """
 
     vae: VAE
@@ -52,6 +56,7 @@ class TableReport:
     contamination: float
     title: str
     figures: bool
+    imputation: Imputation | None = None
 
     def measure(self, trained: list[Trained], run: RunFolder) -> list[dict[str, float]]:
         """Measure every member on its held-out rows; write the comparison and the figures.
@@ -105,6 +110,9 @@ class TableReport:
             "rmse": self._rmse(split, test.reconstruction),
             **representation(points, seen, self._labels(split)),
         }
+        if self.imputation is not None:
+            holes = self.imputation.holes(split, self.is_number(split))
+            numbers["imputed_rmse"] = self.imputation.by_model(params, split, holes)
         return numbers, self._errors(split, test.reconstruction)
 
     def _references(
@@ -112,10 +120,10 @@ class TableReport:
     ) -> tuple[dict[str, list[Result]], dict[str, list[Result]]]:
         """The reference methods on the same folds, and their error in each column."""
         places = {member.member.split: member.member.columns for member in trained}
-        found: dict[str, list[Result]] = {name: [] for name in REFERENCES}
+        found: dict[str, list[Result]] = {name: [] for name in REPRESENTATIONS}
         errors: dict[str, list[Result]] = {}
         kinds = {column.kind for column in self.table.columns}
-        whole = kinds <= set(_NUMBERS) and not np.isnan(self.table.values).any()
+        whole = kinds <= set(NUMBERS) and not np.isnan(self.table.values).any()
         for index, columns in places.items():
             split = self.splits[index]
             repeat = {name: columns[name] for name in ("seed", "fold")}
@@ -132,9 +140,18 @@ class TableReport:
                 numbers[name]["rmse"] = self._rmse(split, back)
                 own = Result(name, repeat, [], {}, None, self._errors(split, back))
                 errors.setdefault(name, []).append(own)
+            numbers = {**numbers, **self._imputed_by_others(split)}
             for name, own in numbers.items():
-                found[name].append(Result(name, repeat, [], {}, None, own))
+                found.setdefault(name, []).append(Result(name, repeat, [], {}, None, own))
         return found, errors
+
+    def _imputed_by_others(self, split: Split) -> dict[str, dict[str, float]]:
+        if self.imputation is None:
+            return {}
+        is_number = self.is_number(split)
+        holes = self.imputation.holes(split, is_number)
+        found = self.imputation.by_others(split, holes, is_number)
+        return {name: {"imputed_rmse": value} for name, value in found.items()}
 
     def _rmse(self, split: Split, reconstruction: np.ndarray) -> float:
         """Over the observed cells of the standardised columns."""
@@ -161,7 +178,7 @@ class TableReport:
     def is_number(self, split: Split) -> np.ndarray:
         """Which features are standardised numbers."""
         kinds = np.array([column.kind for column in self.table.columns])
-        return np.isin(kinds[split.encoding.column_of], _NUMBERS)
+        return np.isin(kinds[split.encoding.column_of], NUMBERS)
 
     def _few(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """The rows of both halves that neighbourhoods are measured on: all of a small table."""
@@ -192,9 +209,10 @@ class TableReport:
         over = f"{len(repeats)} seeds, each the mean of its folds" if len(repeats) > 1 else "folds"
         title = f"{self.table.name}: held-out rows, mean ± standard error over {over}"
         remarks = _who_wins(found)
+        meaning = MEANING + ("" if self.imputation is None else f" {self.imputation.meaning}")
         compared = markdown_table(columns, _in_bold(rows, best))
         said = "".join(f"- {line}\n" for line in remarks)
-        text = f"{title}, the best in bold. {MEANING}\n\n{compared}\n\n{said}"
+        text = f"{title}, the best in bold. {meaning}\n\n{compared}\n\n{said}"
         names = [column.name for column in self.table.columns]
         header = ["column", "kind", *errors]
         body = [
@@ -223,7 +241,7 @@ class TableReport:
             },
         )
         console().print(table(title, columns, rows))
-        for line in (MEANING, *remarks):
+        for line in (meaning, *remarks):
             print(line)
 
 

@@ -14,12 +14,13 @@ from experiments._folds import (
     spread_over_cores,
 )
 from experiments._grid import Axis, grid, short, shown_axes
+from experiments._imputation import Imputation
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options, folder_name
 from experiments._run import UsageError, check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
-from experiments._tables import TableReport
+from experiments._tables import NUMBERS, TableReport
 from vae_jax.data import Table, load_table, read_table
 from vae_jax.networks import ACTIVATIONS
 from vae_jax.objectives import OBJECTIVES
@@ -80,6 +81,9 @@ class Config(RunOptions):
     """Samples of z for each held-out row behind its importance-weighted log-likelihood."""
     contamination: float = 0.05
     """Share of the training rows beyond the anomaly threshold of the error histogram."""
+    impute: float | None = None
+    """Share of the numbers in held-out rows that are taken away, to be filled in by the model,
+    by the columns' means and by the five nearest rows (nothing is without it)."""
 
 
 def validate(config: Config) -> Config:
@@ -115,6 +119,9 @@ def validate(config: Config) -> Config:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
     share = config.contamination
     check(0 < share <= 0.5, "--contamination", share, "above 0 and at most 0.5 is needed")
+    away = config.impute
+    if away is not None:
+        check(0 < away < 1, "--impute", away, "a share above 0 and under 1 is needed")
     if config.csv is None:
         for field in ("label", "schema"):
             value = getattr(config, field)
@@ -227,6 +234,11 @@ def prepare(config: Config) -> tuple[Config, Task]:
 
     hidden = "-".join(map(str, config.hidden)) or "linear"
     title = f"{table.name} · {hidden} · z {config.latent_dim}"
+    imputation = None
+    if config.impute is not None:
+        has_numbers = any(column.kind in NUMBERS for column in table.columns)
+        check(has_numbers, "--impute", config.impute, f"{table.name} has no column of numbers")
+        imputation = Imputation(vae, config.num_samples, config.impute)
     report = TableReport(
         vae=vae,
         table=table,
@@ -236,6 +248,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
         contamination=config.contamination,
         title=title,
         figures=config.figures != "none",
+        imputation=imputation,
     )
     unit = "nats per row, continuous columns in standard deviations of the training folds"
     return config, Task(

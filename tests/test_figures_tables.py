@@ -24,7 +24,12 @@ from sklearn.datasets import load_iris, load_wine
 from vae_jax.figures.style import BLUE, CLASS_COLORS, GREY, VERMILION, save
 from vae_jax.figures.tables import LatentPanel, fitted, latent_panels, traversal_curves
 from vae_jax.figures.tables_generated import correlation_matrices, marginals, pair_plot
-from vae_jax.figures.tables_scores import representation_bars, score_bars, score_histogram
+from vae_jax.figures.tables_scores import (
+    nats_maps,
+    representation_bars,
+    score_bars,
+    score_histogram,
+)
 
 TITLE = "wine · mlp 64-64 · z 2 · 3 seeds"
 # Under the shape checker of the test run a wrong shape does not get as far as the ValueError.
@@ -32,6 +37,7 @@ REFUSED = (ValueError, TypeCheckError)
 IRIS: Any = load_iris()
 WINE: Any = load_wine()
 NAMES = tuple(WINE.feature_names)  # with od280/od315_of_diluted_wines
+MAPS = np.random.default_rng(0).normal(size=(10, 6, 6))
 METHODS = ("VAE beta 0.1", "VAE beta 1", "PCA", "raw features")
 MEASURES = ("5-NN accuracy", "adjusted Rand index", "silhouette", "trustworthiness")
 
@@ -143,6 +149,7 @@ FIGURES: dict[str, tuple[Callable[[], Figure], int]] = {
     "correlations": (draw_correlations, 4),
     "histogram": (draw_histogram, 1),
     "bars": (lambda: score_bars(compared(), DATASETS, title=TITLE, xlabel="AUROC"), 1),
+    "maps": (lambda: nats_maps(MAPS, [f"without {i}" for i in range(10)], title=TITLE), 11),
     "measures": (lambda: representation_bars(measured(), title=TITLE, references=["PCA"]), 4),
 }
 
@@ -586,6 +593,23 @@ def test_score_bars_refuse_what_they_cannot_draw():
     for bad in ({}, {"a": np.ones((2, 2))}, {"a": np.ones((3, 0))}, {"a": np.full((3, 1), np.nan)}):
         with pytest.raises(REFUSED, match=r"Type-check|entry|shape|finite"):
             score_bars(bad, DATASETS, title=TITLE, xlabel="AUROC")
+
+
+def test_maps_share_a_scale_about_zero():
+    figure = nats_maps(MAPS, [f"without {i}" for i in range(10)], title=TITLE)
+    *grid, scale = figure.axes
+    for index, axes in enumerate(grid):
+        (picture,) = axes.images
+        np.testing.assert_array_equal(np.asarray(picture.get_array()), MAPS[index])
+        assert picture.get_clim() == (-np.abs(MAPS).max(), np.abs(MAPS).max())
+        assert axes.get_title("left") == f"without {index}"
+    assert scale.get_ylabel() == "nats"
+    # More than ten take a second row; a map of nothing has a scale all the same.
+    twelve = nats_maps(np.zeros((12, 4, 4)), "abcdefghijkl", title=TITLE)
+    assert len(twelve.axes) == 13
+    assert twelve.get_figheight() > figure.get_figheight()
+    with pytest.raises(REFUSED, match=r"Type-check|shape|finite"):
+        nats_maps(np.full((1, 4, 4), np.nan), "a", title=TITLE)
 
 
 def test_representation_bars_draw_each_measure_and_mark_the_references():

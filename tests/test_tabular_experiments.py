@@ -19,10 +19,11 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from experiments import _anomaly_problems, anomaly, tabular
 from experiments._folds import as_subsets, cross_validation, spread_over_cores
+from experiments._imputation import IMPUTERS, Imputation
 from experiments._outliers import image_tasks, table_tasks
 from experiments._scores import RowScorer
 from vae_jax import sharding
-from vae_jax.data import load_images, load_table
+from vae_jax.data import load_images, load_table, read_table
 from vae_jax.data.images import ImageData
 from vae_jax.networks import ACTIVATIONS
 from vae_jax.sweep import Subsets
@@ -230,6 +231,7 @@ REFUSED = {
     ("--report-every", "3"): "--report-every 3: a divisor of --epochs 200",
     ("--contamination", "0.7"): "--contamination 0.7",
     ("--num-samples", "0"): "--num-samples 0",
+    ("--impute", "1"): "--impute 1.0: a share above 0 and under 1",
     ("--beta", "1", "1"): "given twice",
     ("--latent-dim", "0"): "--latent-dim 0",
 }
@@ -264,6 +266,7 @@ def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path):
     lines = [f"{np.sin(i):.3f},{i % 5}.5,7" for i in range(40)]
     (tmp_path / "t.csv").write_text("a,b,c\n" + "\n".join(lines) + "\n", encoding="utf-8")
     flags = ("--csv", "t.csv", "--latent-dim", "4", "--folds", "1", "--name", "x")
+    flags = (*flags, "--impute", "0.3")
     done = call(tabular, tmp_path, *flags, *FAST)
     assert done.code == 0, done.err
     run = tmp_path / "results" / "tabular" / "x"
@@ -274,6 +277,20 @@ def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path):
     # Without labels there is no accuracy, but there are neighbours.
     assert "knn_accuracy" not in found["PCA"]
     assert "trustworthiness" in found["beta 1"]
+    # What was taken away is known: the error of the means is the spread of these cells.
+    split = cross_validation(read_table(tmp_path / "t.csv"), 1, (0,))[0]
+    features, is_number = split.test_features, np.ones(3, bool)
+    holes = Imputation(None, 1, 0.3).holes(split, is_number)  # pyright: ignore[reportArgumentType]
+    away = np.isnan(holes)
+    assert 0 < away.sum() < away.size
+    expected = np.sqrt(np.mean(features[away] ** 2))
+    errors = {
+        name: own["imputed_rmse"]["mean"] for name, own in found.items() if "imputed_rmse" in own
+    }
+    assert set(errors) == {"beta 1", *IMPUTERS}
+    assert errors["column means"] == pytest.approx(expected, rel=1e-5)
+    text = (run / "comparison.md").read_text("utf-8")
+    assert "imputed: 30% of the numbers of the held-out rows are taken away" in text
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def nats_maps(
     check_array("maps", maps, (len(names), None, None))
     columns = min(10, len(maps))
     rows = -(-len(maps) // columns)
-    width = max(0.85 * columns + 0.7, 4.0)
+    width = max(0.8 * columns + 0.7, 4.0)
     figure = chart_figure(width, 1.1 * rows + 0.2 + 0.15 * len(title) // (12 * width), title)
     largest = float(np.abs(maps).max()) or 1.0
     shown = None
