@@ -1,6 +1,6 @@
 """Scores and thresholds, on a model whose every quantity is known, and on pictures."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,12 @@ import oracles
 import pytest
 from jaxtyping import TypeCheckError
 from scipy import stats
+from sklearn.datasets import load_breast_cancer
 
 from experiments._anomaly_report import above_normal, by_column
 from experiments._folds import split_of
 from experiments._scores import RowScorer
+from vae_jax import estimator
 from vae_jax.data import Column, Table, fit_encoding
 from vae_jax.evaluation import (
     AnomalyScores,
@@ -356,6 +358,24 @@ def test_the_promise_of_conformal_p_values():
 def test_the_promise_holds_with_ties():
     rates = false_alarms(ties=True)
     assert rates.mean() <= 0.1 + 3 * rates.std() / np.sqrt(len(rates))
+
+
+def test_the_promise_holds_for_a_trained_model_of_real_rows():
+    """One model of some benign rows, 200 splits of the others into calibration and test."""
+    table: Any = load_breast_cancer()
+    rng, alpha = np.random.default_rng(0), 0.1
+    benign = rng.permutation(table.data[table.target == 1])
+    model = estimator.VAE(hidden=(8,), epochs=20, num_samples=8, random_state=0).fit(benign[:150])
+    scores = -model.score_samples(benign[150:])
+    rates = []
+    for _ in range(200):
+        # Given the rows, which of them calibrate is all that is random: the splits are
+        # independent, and every row is as likely to stand on either side.
+        dealt = rng.permutation(scores)
+        rates.append((conformal_p_values(dealt[:99], dealt[99:]) <= alpha).mean())
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert np.mean(rates) <= alpha + 3 * error
+    assert np.mean(rates) >= alpha - 1 / 100 - 3 * error
 
 
 def test_a_threshold_by_the_training_scores_breaks_the_promise():

@@ -62,7 +62,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
     Attributes:
         history_: arrays over epochs, nats per row on the scale that is trained on: `loss`,
             `elbo`, `log_lik` and `kl`. After Ctrl-C they, and the model, are those of the
-            epochs that were done.
+            whole epochs that were done.
         params_: the parameters, a tree of NumPy arrays.
         encoding_: how rows become features (`vae_jax.data.Encoding`).
         offset_: the score under which a row is an outlier.
