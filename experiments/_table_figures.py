@@ -15,6 +15,7 @@ from experiments._report import Result, over_seeds
 from experiments._representation import METRICS, NEIGHBOURS, REFERENCES
 from experiments._train import Trained
 from vae_jax import figures
+from vae_jax.data import Encoding
 from vae_jax.evaluation import threshold_at
 from vae_jax.types import Params
 
@@ -27,6 +28,7 @@ MOST_PAIRS, MOST_DRAWN = 5, 1_000
 TRAVERSAL = np.linspace(-2.5, 2.5, 41)
 MOST_PANELS = 6
 MOST_SCORED = 10_000
+MOST_IN_BANDS = 100_000
 SHOWN_METRICS = ("knn_accuracy", "ari", "silhouette", "trustworthiness")
 
 
@@ -109,12 +111,8 @@ class TableFigures:
             scales=own.points * 0 if own.scales is None else own.scales,
             pca=beside.points,
         )
-        few = [
-            shown[i]
-            for i in np.unique(
-                np.linspace(0, len(shown) - 1, min(len(shown), MOST_PANELS)).round().astype(int)
-            )
-        ]
+        kept = next(place for place, member in enumerate(shown) if member is vanilla)
+        few = [shown[place] for place in panels_of(len(shown), kept)]
         if len(few) > 1:
             panels = {described(member.member.setting): panel(member) for member in few}
             self._save(
@@ -136,17 +134,19 @@ class TableFigures:
         for dim in range(self._report.latent_dim):
             zs = np.zeros((len(TRAVERSAL), self._report.latent_dim), np.float32)
             zs[:, dim] = TRAVERSAL
-            curves.append(split.encoding.decode(np.asarray(decode(member.params, zs))))
+            curves.append(as_numbers(split.encoding, np.asarray(decode(member.params, zs))))
+        values = self._report.table.values
+        step = -(-len(values) // MOST_IN_BANDS)
+        rows = as_numbers(split.encoding, split.encoding.encode(values[::step]))
         with np.errstate(all="ignore"):
-            observed = np.nanquantile(self._report.table.values, (0.05, 0.95), axis=0).T
+            observed = np.nanquantile(rows, (0.05, 0.95), axis=0).T
         if not np.isfinite(observed).all():
             observed = None
         curves = np.array(curves)
         what = "one latent at a time, in the table's units; band: 5% to 95% of the rows"
+        names, title = names_of_numbers(split.encoding), self._title(member, what)
         self._save(
-            figures.traversal_curves(
-                TRAVERSAL, curves, self._names, title=self._title(member, what), observed=observed
-            ),
+            figures.traversal_curves(TRAVERSAL, curves, names, title=title, observed=observed),
             "traversals",
             z=TRAVERSAL,
             curves=curves,
@@ -158,6 +158,8 @@ class TableFigures:
         real = self._report.table.values[rows]
         real = real[~np.isnan(real).any(axis=1)]
         if len(real) < 2:
+            found = f"{len(real)} of {len(rows)} rows have a value in every column"
+            print(f"no figures of generated rows: {found}, 2 are needed")
             return
 
         def draw(params: Params, key: jax.Array) -> jax.Array:
@@ -287,6 +289,45 @@ class TableFigures:
 
     def _save(self, figure: Any, name: str, **arrays: np.ndarray) -> None:
         figures.save(figure, self._folder / f"{name}.png", **arrays)
+
+
+def as_numbers(encoding: Encoding, features: np.ndarray) -> np.ndarray:
+    """Features, or their means, in the table's units; of categories the probability of each.
+
+    Args:
+        encoding: of the table.
+        features: of some rows.
+
+    Returns:
+        A number for each of `names_of_numbers`; NaN where a value is missing.
+    """
+    own = features * encoding.scale + encoding.shift
+    return own[:, np.argsort(encoding.column_of, kind="stable")]
+
+
+def names_of_numbers(encoding: Encoding) -> list[str]:
+    """What they are, in the order of the columns: `height`, `P(city = Oslo)`."""
+    names: list[str] = []
+    for column in encoding.columns:
+        shown = {"categorical": column.categories, "binary": column.categories[1:2]}
+        values = shown.get(column.kind)
+        names += [column.name] if not values else [f"P({column.name} = {v})" for v in values]
+    return names
+
+
+def panels_of(count: int, kept: int) -> list[int]:
+    """Which of several settings have a panel: at equal distances, one of them in any case.
+
+    Args:
+        count: settings.
+        kept: the one that is shown, the nearest of the others giving way.
+
+    Returns:
+        `MOST_PANELS` at most, in order.
+    """
+    chosen = np.linspace(0, count - 1, min(count, MOST_PANELS)).round().astype(int)
+    chosen[np.argmin(np.abs(chosen - kept))] = kept
+    return np.unique(chosen).tolist()
 
 
 def _methods(values: Mapping[str, Mapping[str, np.ndarray]]) -> set[str]:

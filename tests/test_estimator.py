@@ -81,6 +81,20 @@ def test_a_grid_is_searched_by_the_likelihood(iris):
     assert search.score(iris) == best.score(iris) == best.score_samples(iris).mean()
 
 
+def test_a_step_of_a_pipeline_is_searched_by_workers(iris):
+    """The models go to processes and their scores come back, as if there were none."""
+    pipeline = make_pipeline(StandardScaler(), VAE(**SMALL))
+    grid = {"vae__latent_dim": [1, 2]}
+    alone, together = (
+        GridSearchCV(pipeline, grid, cv=2, n_jobs=jobs).fit(iris) for jobs in (None, 2)
+    )
+    scores = alone.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all()
+    # Compiled anew in each process, perhaps to another order of sums.
+    np.testing.assert_allclose(together.cv_results_["mean_test_score"], scores, rtol=1e-4)
+    assert together.best_estimator_[-1].latent_dim == together.best_params_["vae__latent_dim"]
+
+
 def test_a_clone_is_unfitted_and_learns_the_same(small, iris):
     again: Any = clone(small)
     assert again.get_params() == small.get_params()

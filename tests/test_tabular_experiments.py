@@ -22,6 +22,7 @@ from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._imputation import IMPUTERS, Imputation
 from experiments._outliers import image_tasks, table_tasks
 from experiments._scores import RowScorer
+from experiments._table_figures import names_of_numbers, panels_of
 from vae_jax import sharding
 from vae_jax.data import load_images, load_table, read_table
 from vae_jax.data.images import ImageData
@@ -152,6 +153,16 @@ def test_every_figure_is_drawn(iris):
         assert_drawn(path)
 
 
+@pytest.mark.parametrize("count", [2, 6, 7, 20])
+def test_the_vanilla_model_has_a_panel_among_many(count):
+    for kept in range(count):
+        chosen = panels_of(count, kept)
+        assert kept in chosen
+        assert chosen == sorted(set(chosen))
+        assert len(chosen) == min(count, 6)
+        assert chosen[-1] < count
+
+
 def test_a_finished_run_resumes_to_the_same_rows(tmp_path):
     flags = ("--dataset", "iris", "--beta", "0.5", "1", "--seed", "0", "1", "--folds", "3")
     flags = (*flags, "--name", "run", "--hidden", "8", "--num-samples", "4", "--figures", "none")
@@ -199,6 +210,7 @@ def test_a_table_of_ones_own_with_every_kind_of_column(tmp_path):
     assert done.code == 0, done.err
     assert re.fullmatch(r"warning: .*'?fixed'? is constant.*\n", done.err)
     run = tmp_path / "results" / "tabular" / "mine"
+    table = read_table(tmp_path / "people.csv", label="group", schema=tmp_path / "kinds.json")
     assert read(run / "summary.json")["columns"] == {
         "height": "continuous",
         "smoker": "binary",
@@ -208,6 +220,14 @@ def test_a_table_of_ones_own_with_every_kind_of_column(tmp_path):
     }
     for path in (run / "figures").glob("*.png"):
         assert_drawn(path)
+    # A category is drawn by the probabilities of its values, which add up to one.
+    curves = np.load(run / "figures" / "traversals.npz")["curves"]
+    assert curves.shape == (2, 41, 1 + 1 + 1 + 3 + 1)
+    np.testing.assert_allclose(curves[:, :, 3:6].sum(axis=-1), 1, rtol=1e-5)
+    assert np.all((curves[:, :, 1] > 0) & (curves[:, :, 1] < 1))
+    encoding = cross_validation(table, 2, (0,))[0].encoding
+    cities = [f"P(city = {name})" for name in ("Lima", "Oslo", "Rome")]
+    assert names_of_numbers(encoding) == ["height", "P(smoker = yes)", "visits", *cities, "fixed"]
     found = read(run / "comparison.json")
     # No density of PCA is comparable with one of counts and categories.
     assert "log_likelihood" not in found["probabilistic PCA"]
