@@ -198,9 +198,9 @@ def a_table() -> tuple[VAE, jax.Array]:
 
 
 def some_images() -> tuple[VAE, jax.Array]:
-    shape, rest = (8, 8, 1), {"latent_dim": 2}
-    networks = conv((4,), x_shape=shape, theta_dim=1, channels=(2, 3), **rest)
-    vae = make_vae(*networks, bernoulli(), x_shape=shape, **rest)
+    shape = (8, 8, 1)
+    networks = conv((4,), x_shape=shape, latent_dim=2, theta_dim=1, channels=(2, 3))
+    vae = make_vae(*networks, bernoulli(), x_shape=shape, latent_dim=2)
     return vae, jax.random.bernoulli(jax.random.key(1), 0.4, (3, *shape)).astype(jnp.float32)
 
 

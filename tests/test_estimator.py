@@ -272,7 +272,8 @@ def test_wine_with_holes_is_filled_better_than_by_means_and_as_well_as_by_neighb
         by_means = np.where(missing, np.nanmean(holes, axis=0), X)
         near = np.asarray(KNNImputer().fit_transform(scaler.transform(holes)))
         filled = (ours, by_means, scaler.inverse_transform(near))
-        apart = [np.asarray(scaler.transform(values) - scaler.transform(X)) for values in filled]
+        truth = np.asarray(scaler.transform(X))
+        apart = [np.asarray(scaler.transform(values)) - truth for values in filled]
         found.append([np.sqrt((off[missing] ** 2).mean()) for off in apart])
     errors = np.array(found)
 

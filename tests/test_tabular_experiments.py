@@ -97,7 +97,7 @@ def test_the_references_are_those_of_scikit_learn_on_the_same_folds(iris):
     for split in cross_validation(table, 3, (0, 1)):
         mean, scale = X[split.train].mean(0), X[split.train].std(0)
         train, test = ((X[rows] - mean) / scale for rows in (split.train, split.test))
-        pca = PCA(2).fit(train)
+        pca: Any = PCA(2).fit(train)
         neighbours = KNeighborsClassifier(5).fit(pca.transform(train), y[split.train])
         accuracies.append(neighbours.score(pca.transform(test), y[split.test]))
         densities.append(pca.score(test))
