@@ -21,6 +21,9 @@ from vae_jax.tabular import make_table_vae
 if TYPE_CHECKING:
     from experiments.anomaly import Config
 
+# What the runs of images are called, and what is loaded for each: without MNIST digits stand for
+# it, under a name that tells them from the table.
+IMAGES = {"mnist": "auto", "digits28": "digits"}
 Halves = Callable[[tuple[int, int]], tuple[np.ndarray, np.ndarray]]  # task -> (train, test)
 
 
@@ -104,7 +107,7 @@ def of_images(config: "Config") -> Problem:
     Raises:
         DataError: if the data cannot be read.
     """
-    images = load_images("auto", config.data_dir)
+    images = load_images(IMAGES[config.dataset[0]], config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
     shape = images.train_images.shape[1:]

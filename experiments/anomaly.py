@@ -75,9 +75,6 @@ class Config(RunOptions):
     """Folder with the official files of MNIST in mnist/; VAE_JAX_DATA without it."""
 
 
-# What the runs of MNIST are called, and what is loaded for each; without MNIST digits stand for it,
-# under a name that tells them from the table.
-IMAGES = {"mnist": "auto", "digits28": "digits"}
 # What is not given, for a table and for MNIST.
 USUAL = {
     "epochs": (300, 30),
