@@ -98,7 +98,7 @@ def write_report(
 
     Args:
         folder: of the whole run.
-        budget: as it was given.
+        budget: in words.
         seeds: of every part.
         finished: what was trained.
         said: what the user was told of data that are missing.
@@ -106,7 +106,7 @@ def write_report(
     # Here, not above: Matplotlib is not needed before training ends.
     from experiments._aevb_figures import draw_bounds, draw_pictures
 
-    said_of_run = [f"budget {budget}", f"seeds {' '.join(map(str, seeds))}"]
+    said_of_run = [budget, f"seeds {' '.join(map(str, seeds))}"]
     if any("left out" in line for line in said):
         said_of_run.append("Frey Face left out, not found")
     run = " · ".join(said_of_run)

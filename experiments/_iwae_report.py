@@ -78,7 +78,7 @@ def write_table(
         )
     seeds = " ".join(map(str, first.seed))
     title = (
-        f"{about['dataset']}, dynamically binarised · budget {budget}: {first.epochs} of 3280 "
+        f"{about['dataset']}, dynamically binarised · budget {budget}: {first.epochs:,} of 3,280 "
         f"epochs · seed {seeds} · log p(x) with {first.num_samples} samples"
     )
     remarks = _ordering(records, mnist=mnist)

@@ -10,20 +10,36 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from experiments._options import RunOptions
 from experiments._report import Result
-from experiments._run import RunFolder, as_json, check, check_members
+from experiments._run import (
+    NOT_THE_MODEL,
+    RunFolder,
+    as_json,
+    check,
+    check_members,
+    flag_of,
+    is_finite,
+)
 from experiments._shards import results_in
 from experiments._sweep import Task, run_sweep
 
 Budget = Literal["smoke", "cpu", "full"]
+Options = TypeVar("Options", bound="PartsOptions")
 
 
 @dataclasses.dataclass(frozen=True)
 class PartsOptions:
-    """How an experiment of several runs is run."""
+    """How an experiment of several runs is run.
+
+    Attributes:
+        LENGTH: the setting that replaces the budget's own length of training, None if it is not
+            given.
+    """
+
+    LENGTH: ClassVar[str]
 
     budget: Budget = "cpu"
     """smoke: a minute or three, to see that it runs; cpu: for two cores; full: as published."""
@@ -32,7 +48,7 @@ class PartsOptions:
     output_dir: Path = Path("results")
     """The run's folder is made in <experiment>/ below it."""
     name: str | None = None
-    """Name of the run's folder; the budget without it."""
+    """Name of the run's folder; without it the budget, and the length if that is another."""
     overwrite: bool = False
     """Replace a run of the same name."""
     resume: bool = False
@@ -41,6 +57,28 @@ class PartsOptions:
     """Rows of metrics.csv between checkpoints; the last one of a part always has one."""
     data_dir: Path | None = None
     """Folder with the data, VAE_JAX_DATA without it."""
+
+    @property
+    def length(self) -> float | None:
+        """The length of training that was asked for in place of the budget's."""
+        return getattr(self, self.LENGTH)
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's folder: `cpu`, or `cpu-epochs30`."""
+        length = "" if self.length is None else f"-{self.LENGTH}{self.length:.0f}"
+        return self.name or f"{self.budget}{length}"
+
+    def words(self, unit: str, published: float) -> str:
+        """What was run, for a title: `budget cpu`, or `budget cpu, 30 of 3,280 epochs`.
+
+        Args:
+            unit: what the length counts.
+            published: how many of them the paper has.
+        """
+        if self.length is None:
+            return f"budget {self.budget}"
+        return f"budget {self.budget}, {self.length:,.0f} of {published:,.0f} {unit}"
 
 
 class Part(NamedTuple):
@@ -70,6 +108,30 @@ def check_parts(options: PartsOptions, experiment: str) -> None:
     _whole(options, experiment)
 
 
+def check_length(options: Options, usual: float, most: float, step: int = 1) -> Options:
+    """Refuse a length of training that is too short, too long or no whole number of steps.
+
+    Args:
+        options: as given.
+        usual: the budget's own length.
+        most: the longest that is allowed: the paper's.
+        step: of what it must be a multiple.
+
+    Returns:
+        The options; the budget's own length, where it was given, counts as not given.
+
+    Raises:
+        UsageError: naming the value and what is allowed.
+    """
+    length = options.length
+    if length is None:
+        return options
+    allowed = f"a {'whole number' if step == 1 else f'multiple of {step:,}'} from {step:,} to "
+    whole = is_finite(length) and step <= length <= most and length % step == 0
+    check(whole, flag_of(options.LENGTH), length, f"{allowed}{most:,.0f} is needed")
+    return dataclasses.replace(options, **{options.LENGTH: None}) if length == usual else options
+
+
 def part_settings(options: PartsOptions, part: str, passes: int = 1) -> dict[str, Any]:
     """What every part is told of how to run: fields of `RunOptions`.
 
@@ -97,7 +159,8 @@ def start_parts(options: PartsOptions, experiment: str) -> RunFolder:
     folder = _whole(options, experiment)
     folder.check_free(overwrite=options.overwrite, resume=options.resume)
     if options.resume:
-        folder.check_same_model(options)
+        # A schedule hangs on the length of training: going on for longer would be another run.
+        folder.check_same_model(options, but=NOT_THE_MODEL - {options.LENGTH})
     with folder.usable():
         if options.overwrite and folder.path.exists():
             shutil.rmtree(folder.path)
@@ -137,7 +200,7 @@ def run_parts(whole: RunFolder, parts: Sequence[Part]) -> list[list[Result]]:
 
 
 def _whole(options: PartsOptions, experiment: str) -> RunFolder:
-    return RunFolder.at(options.output_dir, experiment, options.name or options.budget)
+    return RunFolder.at(options.output_dir, experiment, options.folder)
 
 
 def _is_done(folder: RunFolder, config: RunOptions) -> bool:

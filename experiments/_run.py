@@ -176,6 +176,8 @@ def check(condition: bool, flag: str, value: object, allowed: str) -> None:
 
 def as_words(value: object) -> str:
     """A setting as it is written on the command line."""
+    if value is None:
+        return "(not given)"
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -257,11 +259,15 @@ class RunFolder:
         if overwrite and exists and not is_run and not is_empty:
             raise UsageError(f"{self.path}: not a run (no config.json), so it is not overwritten")
 
-    def check_same_model(self, config: Any) -> None:
+    def check_same_model(self, config: Any, *, but: Set[str] = NOT_THE_MODEL) -> None:
         """Refuse to resume a run with other settings than it was started with.
 
         A data set that was left to the machine ("auto", or nothing in the runs of earlier
         versions) is the one that `summary.json` names.
+
+        Args:
+            config: of today.
+            but: settings that may differ.
 
         Raises:
             UsageError: naming the first difference.
@@ -269,7 +275,7 @@ class RunFolder:
         saved = filled_up(self.read_json("config.json"), config)
         if saved.get("dataset") == "auto" and (self.path / "summary.json").is_file():
             saved["dataset"] = self.read_json("summary.json").get("dataset", "auto")
-        different = first_difference(saved, as_json(config), but=NOT_THE_MODEL)
+        different = first_difference(saved, as_json(config), but=but)
         if different is not None:
             field, before, now = different
             raise UsageError(

@@ -20,7 +20,7 @@ Reference:
 
 import dataclasses
 import sys
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from experiments._aevb import (
     EXPERIMENT,
@@ -38,6 +38,7 @@ from experiments._parts import (
     Budget,
     Part,
     PartsOptions,
+    check_length,
     check_parts,
     part_settings,
     run_parts,
@@ -66,12 +67,8 @@ SMOKE_PANELS: tuple[PanelName, ...] = ("mnist-z5", "frey-z2")
 # What is asked for: MNIST where it can be had.
 DATASETS = {"mnist": "auto", "frey": "frey_faces"}
 # Training points of each panel; at the paper's speed the last would take weeks.
-POINTS: dict[Budget, dict[str, float]] = {
-    "smoke": {"mnist": 3e3, "frey": 3e3},
-    "cpu": {"mnist": 1e6, "frey": 1e6},
-    "full": {"mnist": 1e8, "frey": 1e8},
-}
-# Points that each step size of a pilot is tried for, before and apart from those.
+POINTS: dict[Budget, float] = {"smoke": 3e3, "cpu": 1e6, "full": 1e8}
+# Points that each step size of a pilot is tried for, before and apart from those; no more of them.
 PILOT_POINTS: dict[Budget, float] = {"smoke": 1e3, "cpu": 1.2e5, "full": 6e5}
 SMOKE_IMAGES = (1000, 200)  # training and test images of --budget smoke
 
@@ -84,14 +81,22 @@ class Config(PartsOptions):
     full. Bounds are in nats per image.
     """
 
+    LENGTH: ClassVar[str] = "points"
+
+    points: float | None = None
+    """Training points of each panel, made up to whole rows of metrics.csv; those of the budget
+    without it."""
     panels: tuple[PanelName, ...] | None = None
     """Data set and latent size of each panel; mnist-z2, by AEVB alone, is for figures 4 and 5.
     Without it all of them, those of Frey Face where VAE_JAX_DATA or --data-dir has it; with
     --budget smoke a few."""
 
 
-def validate(config: Config) -> None:
+def validate(config: Config) -> Config:
     """Refuse what cannot be trained, before anything is read or written.
+
+    Returns:
+        The configuration; a length that is the budget's own counts as not given.
 
     Raises:
         UsageError: naming the value and what is allowed.
@@ -101,6 +106,7 @@ def validate(config: Config) -> None:
         check(len(config.panels) > 0, "--panels", "(nothing)", "at least one panel is needed")
         for panel in config.panels:
             check(config.panels.count(panel) == 1, "--panels", panel, "given twice")
+    return check_length(config, POINTS[config.budget], most=POINTS["full"])
 
 
 def panels_of(config: Config) -> tuple[list[Panel], list[str]]:
@@ -159,7 +165,8 @@ def part_of(
     name = f"{panel.name}-{method}" + ("-pilot" if pilot else "")
     rates = STEP_SIZES if step_size is None else (step_size,)
     seeds = config.seed[:1] if pilot else config.seed
-    points = PILOT_POINTS[budget] if pilot else POINTS[budget][panel.dataset]
+    points = config.points or POINTS[budget]
+    points = min(PILOT_POINTS[budget], points) if pilot else points
     return PartConfig(
         **part_settings(config, name, pixels.passes),
         dataset=pixels.name,
@@ -201,7 +208,7 @@ def run(config: Config) -> None:
         DataError: if the data of a panel that was asked for cannot be had.
         SystemExit: with 1, when all is written, if a member diverged.
     """
-    validate(config)
+    config = validate(config)
     panels, said = panels_of(config)
     for warning in said:
         print(f"warning: {warning}", file=sys.stderr)
@@ -221,7 +228,8 @@ def run(config: Config) -> None:
             both, chosen, parts, run_parts(folder, parts), strict=True
         )
     ]
-    write_report(folder, config.budget, config.seed, finished, said)
+    budget = config.words("points", POINTS["full"])
+    write_report(folder, budget, config.seed, finished, said)
     if any(result.problem for one in finished for result in one.results):
         raise SystemExit(1)
 

@@ -14,7 +14,7 @@ Reference:
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from experiments._grid import short
 from experiments._parts import (
     Part,
     PartsOptions,
+    check_length,
     check_parts,
     part_settings,
     run_parts,
@@ -78,6 +79,10 @@ class Config(PartsOptions):
     nats per image, summed over pixels and latent dimensions.
     """
 
+    LENGTH: ClassVar[str] = "steps"
+
+    steps: int | None = None
+    """Minibatches that a model sees, in whole epochs; those of the budget without it."""
     seed: tuple[int, ...] = (0, 1, 2)
     """Seeds of the weights, the shuffling and the noise."""
     beta: tuple[float, ...] = (1.0, 4.0, 8.0, 16.0)
@@ -138,10 +143,18 @@ def validate(config: Config) -> Config:
     allowed = f"2 to {budget.images}, the training images of --budget {config.budget}"
     fits = 2 <= config.batch_size <= budget.images
     check(fits, "--batch-size", config.batch_size, allowed)
+    steps = [steps_of(name, config.batch_size) for name in (config.budget, "full")]
+    config = check_length(config, *steps, step=steps[0] // budget.epochs)
     rate = budget.learning_rate if config.learning_rate is None else config.learning_rate
     for field, value in (("gamma", config.gamma), ("learning_rate", rate)):
         check_members(flag_of(field), (value,), "a finite number above 0 is needed", low=SMALLEST)
     return dataclasses.replace(config, network=network, hidden=hidden, learning_rate=rate)
+
+
+def steps_of(budget: str, batch_size: int) -> int:
+    """Minibatches of a budget."""
+    found = BUDGETS[budget]
+    return found.epochs * (found.images // batch_size)
 
 
 def parts_of(config: Config) -> list[PartConfig]:
@@ -157,6 +170,7 @@ def parts_of(config: Config) -> list[PartConfig]:
     assert config.hidden is not None
     assert config.learning_rate is not None
     budget = BUDGETS[config.budget]
+    steps = config.steps or steps_of(config.budget, config.batch_size)
     strengths = {
         "beta": config.beta,
         "capacity": config.capacity,
@@ -165,7 +179,7 @@ def parts_of(config: Config) -> list[PartConfig]:
     return [
         PartConfig(
             **part_settings(config, name),
-            epochs=budget.epochs,
+            epochs=steps // (budget.images // config.batch_size),
             objective=name,
             strength=strengths[name],
             seed=config.seed,
@@ -197,7 +211,8 @@ def run(config: Config) -> None:
     parts = [Part(*prepare_part(one)) for one in configs]
     folder = start_parts(config, EXPERIMENT)
     results = run_parts(folder, parts)
-    said = [config.dataset, *model_words(configs[0]), f"budget {config.budget}"]
+    said = [config.dataset, *model_words(configs[0])]
+    said.append(config.words("steps", steps_of("full", config.batch_size)))
     write_report(folder, configs, results, title=" · ".join(said))
     folder.write_provenance(parts[0].task.source)
     if any(one.problem is not None for own in results for one in own):

@@ -1,10 +1,10 @@
 """Table 1 of Importance Weighted Autoencoders: `python -m experiments.iwae --budget cpu`.
 
 The set-up is that of the paper and its authors' code: tanh networks 784-200-200-50, or with a
-second stochastic layer 784-200-200-100-100-100-50; minibatches of 20 images, binarised anew at
-each visit; Adam with epsilon 1e-4; 3^i passes at the learning rate 1e-3 * 10^(-i / 7) for i = 0
-to 7, 3,280 in all, of which a smaller budget makes each stage shorter by the same factor. Two
-things are ours: the layers start as everywhere in this package, and the KL of the ELBO is exact
+second stochastic layer 784-200-200-100-100-100-50; minibatches of 20 images, binarised anew at each
+visit; Adam with epsilon 1e-4; 3^i passes at the learning rate 1e-3 * 10^(-i / 7) for i = 0 to 7,
+3,280 in all, of which a smaller budget, or `--epochs`, makes each stage shorter by the same factor.
+Two things are ours: the layers start as everywhere in this package, and the KL of the ELBO is exact
 where it can be, with one stochastic layer.
 
 Reference:
@@ -17,7 +17,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from experiments._options import RunOptions
 from experiments._parts import (
     Part,
     PartsOptions,
+    check_length,
     check_parts,
     part_settings,
     run_parts,
@@ -72,6 +73,11 @@ class Config(PartsOptions):
     sweep. With k = 1 both bounds are the ELBO, and it is trained once, with the exact KL.
     """
 
+    LENGTH: ClassVar[str] = "epochs"
+
+    epochs: int | None = None
+    """Passes through the training images, over all stages of the learning rate; those of the
+    budget without it."""
     k: tuple[int, ...] = (1, 5, 50)
     """Samples of each posterior in the bound."""
     method: tuple[Method, ...] = ("vae", "iwae")
@@ -104,8 +110,11 @@ def load(dataset: str, data_dir: Path | None) -> ImageData:
     return load_images(dataset, data_dir)
 
 
-def validate(config: Config) -> None:
+def validate(config: Config) -> Config:
     """Refuse what cannot be trained, before anything is read or written.
+
+    Returns:
+        The configuration; a length that is the budget's own counts as not given.
 
     Raises:
         UsageError: naming the value and what is allowed.
@@ -121,11 +130,12 @@ def validate(config: Config) -> None:
         check(config.layers.count(layers) == 1, "--layers", layers, "given twice")
     for k in config.k:
         check(k >= 1, "--k", k, "a whole number of 1 or more is needed")
+    return check_length(config, EPOCHS[config.budget], most=EPOCHS["full"])
 
 
 def parts_of(config: Config) -> list[PartConfig]:
     """The rows of the table, in the order of the paper."""
-    smoke, epochs = config.budget == "smoke", EPOCHS[config.budget]
+    smoke, epochs = config.budget == "smoke", config.epochs or EPOCHS[config.budget]
     rows: list[tuple[Method, int, int]] = [
         (method, k, layers)
         for layers in config.layers
@@ -155,8 +165,8 @@ def _name(method: Method, k: int, layers: int) -> str:
 
 
 def passes(epochs: int) -> int:
-    """Epochs between two rows of `metrics.csv`."""
-    return 10 if epochs >= 1000 else 1
+    """Epochs between two rows of `metrics.csv`, of which there is a whole number."""
+    return 10 if epochs >= 1000 and epochs % 10 == 0 else 1
 
 
 def staged(steps: int) -> OptimizerOf:
@@ -228,7 +238,8 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
 
     label = f"{config.method.upper()} k = {config.k}"
     layers = "one stochastic layer" if config.layers == 1 else "two stochastic layers"
-    title = f"{images.name} · {label} · {layers} · {config.epochs} epochs"
+    epochs = f"{config.epochs:,} of {EPOCHS['full']:,} epochs"
+    title = f"{images.name} · {label} · {layers} · {epochs}"
     return config, Task(
         experiment=EXPERIMENT,
         name=config.name or f"{config.method}-k{config.k}",
@@ -282,7 +293,7 @@ def run(config: Config) -> None:
         UsageError: if a setting, the data or the folder does not allow it.
         SystemExit: with 1, when all is written, if a member diverged.
     """
-    validate(config)
+    config = validate(config)
     warning = load("auto", config.data_dir).warning
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)

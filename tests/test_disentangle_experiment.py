@@ -29,7 +29,7 @@ from vae_jax.types import Hyper, Normal
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
 
-SMOKE = ("--budget", "smoke", "--hidden", "16", "--beta", "4", "--seed", "0", "1")
+SMOKE = ("--budget", "smoke", "--steps", "4", "--hidden", "16", "--beta", "4", "--seed", "0", "1")
 PLACES = np.array([0, 5, 123_456, 400_000, num_images - 1], np.int32)
 OBJECTIVES = ("beta", "beta_tc")
 
@@ -40,9 +40,9 @@ def run(compiled_quickly, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     done = call(disentangle, folder, *SMOKE, "--objective", *OBJECTIVES)
     assert (done.code, done.err) == (0, "")
-    for text in ("MIG", "0.118", "beta_tc 4", "512 images seen"):
+    for text in ("MIG", "0.118", "beta_tc 4", "256 images seen"):
         assert text in done.out
-    return folder / "results" / "disentangle" / "smoke"
+    return folder / "results" / "disentangle" / "smoke-steps4"
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -51,7 +51,10 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def test_every_setting_has_its_row(run):
     first, _, columns, _, *rows = (run / "table.md").read_text("utf-8").splitlines()
-    assert "mlp 16 · z 10 · 512 images seen (8 steps of 64) · budget smoke" in first
+    assert (
+        "mlp 16 · z 10 · 256 images seen (4 steps of 64) · budget smoke, 4 of 300,000 steps"
+        in first
+    )
     assert "1,200 held-out images" in first
     assert columns.startswith("|  | MIG | DCI D | DCI C | DCI I | SAP | FactorVAE | beta-VAE |")
     names = [row.split(" | ")[0].removeprefix("| ") for row in rows]
@@ -131,6 +134,7 @@ def test_a_model_that_diverges_is_named_and_has_no_numbers(tmp_path):
         (("--learning-rate", "nan"), "--learning-rate nan: a finite number above 0"),
         (("--latent-dim", "1"), "--latent-dim 1: 2 or more are needed"),
         (("--batch-size", "257"), "--batch-size 257: 2 to 256, the training images"),
+        (("--steps", "6"), "--steps 6: a multiple of 4 from 4 to 300,000 is needed"),
         (("--hidden", "0"), "--hidden 0: widths of 1 or more are needed"),
         (("--seed", "-1"), "--seed -1: a whole number of 0 or more"),
         (("--dataset", "cars"), "cars"),
