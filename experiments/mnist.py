@@ -18,7 +18,7 @@ from experiments._run import check, check_members, flag_of, is_finite, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._train import Trained
-from vae_jax.data import load_images
+from vae_jax.data import ImageData, load_images
 from vae_jax.likelihoods import LIKELIHOODS
 from vae_jax.model import VAE, make_vae
 from vae_jax.networks import ACTIVATIONS, NETWORKS
@@ -39,6 +39,10 @@ class Config(RunOptions):
     over pixels and latent dimensions.
     """
 
+    budget: Literal["smoke", "cpu", "full"] | None = None
+    """smoke: an epoch of a thousand images, to see that it runs; cpu: 20 epochs; full: 60."""
+    epochs: int | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Passes through the training images; those of the budget without it, or 20."""
     beta: tuple[float, ...] = (1.0,)
     """Weight of the KL term; 1 is the evidence lower bound."""
     seed: tuple[int, ...] = (0,)
@@ -108,6 +112,9 @@ class Config(RunOptions):
     without it. Otherwise TensorFlow Datasets downloads them."""
 
 
+EPOCHS = {None: 20, "smoke": 1, "cpu": 20, "full": 60}
+SMOKE_IMAGES = (1000, 200)  # training and test images of --budget smoke
+PIXELS = {"none": "grey", "dynamic": "dynamically binarised", "threshold": "thresholded"}
 # What a setting of one objective is when it is not given. The keys ending in `_epochs` are
 # turned into the steps of `Hyper` once the size of an epoch is known.
 OBJECTIVE_DEFAULTS = {
@@ -121,7 +128,7 @@ OBJECTIVE_DEFAULTS = {
 IMPORTANCE_SAMPLES = {"iwae": 50, "dreg": 50}  # of a posterior, without --samples
 DEFAULT_SCALE = {"gaussian": 0.1, "gaussian_learned_scale": 0.01}
 # Choices that say what a run's numbers are of; its name tells those that are not the default.
-IN_THE_NAME = ("likelihood", "binarize", "objective", "compute_dtype")
+IN_THE_NAME = ("likelihood", "binarize", "objective", "compute_dtype", "budget")
 
 
 def validate(config: Config) -> Config:
@@ -136,6 +143,8 @@ def validate(config: Config) -> Config:
     Raises:
         UsageError: naming the value and what is allowed.
     """
+    if config.epochs is None:
+        config = dataclasses.replace(config, epochs=EPOCHS[config.budget])
     check_options(config, EXPERIMENT)
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
@@ -255,8 +264,14 @@ def _changed(config: Config, fields: Sequence[str]) -> list[str]:
 
 
 def _words(config: Config) -> list[str]:
-    """Every setting of the model that is not the default and not swept, as words for a title."""
-    words = _changed(config, ("activation", "optimizer", *IN_THE_NAME))
+    """Every setting of the model that is not the default and not swept, as words for a title.
+
+    The pixels and the budget have words of their own.
+    """
+    own = {"binarize", "budget"}
+    words = _changed(
+        config, ("activation", "optimizer", *(name for name in IN_THE_NAME if name not in own))
+    )
     usual = {
         "batch_size": Config.batch_size,
         "scale": DEFAULT_SCALE.get(config.likelihood),
@@ -352,6 +367,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
     images = load_images(config.dataset, config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
+    if config.budget == "smoke":
+        images = _first(images, *SMOKE_IMAGES)
     total = len(images.train_images)
     fits = config.batch_size <= total
     check(fits, "--batch-size", config.batch_size, f"at most the {total} images of {images.name}")
@@ -371,19 +388,20 @@ def prepare(config: Config) -> tuple[Config, Task]:
 
     title = " · ".join(
         [
-            config.dataset,
+            f"{config.dataset}, {PIXELS[config.binarize]}",
             f"{config.network} {_hidden(config)}",
             f"z {config.latent_dim}",
             *_words(config),
+            f"{config.epochs} epoch{'' if config.epochs == 1 else 's'}",
+            *([] if config.budget is None else [f"budget {config.budget}"]),
         ]
     )
-    pixels = {"none": "grey", "dynamic": "dynamically binarised", "threshold": "thresholded"}
     return config, Task(
         experiment=EXPERIMENT,
         name=config.name or run_name(config),
         title=title,
         table=(
-            f"{config.dataset}, {pixels[config.binarize]}, {config.likelihood}: test split, "
+            f"{config.dataset}, {PIXELS[config.binarize]}, {config.likelihood}: test split, "
             "nats per image (-ELBO at beta 1)"
         ),
         about={
@@ -404,6 +422,16 @@ def prepare(config: Config) -> tuple[Config, Task]:
         draw=partial(_draw, pictures, title),
         source={"source": images.source, "sha256": images.sha256},
         labels=(images.train_labels, images.test_labels),
+    )
+
+
+def _first(images: ImageData, train: int, test: int) -> ImageData:
+    """The first images of both splits."""
+    return images._replace(
+        train_images=images.train_images[:train],
+        train_labels=images.train_labels[:train],
+        test_images=images.test_images[:test],
+        test_labels=images.test_labels[:test],
     )
 
 

@@ -749,6 +749,9 @@ BAD = {
     "--latent-dim two": "two",
     "--latent-dim": "--latent-dim",
     "--epochs 0": "--epochs 0",
+    "--budget smoke --epochs 0": "--epochs 0",
+    "--budget huge": "huge",
+    "--budget smoke --batch-size 1001": "--batch-size 1001: at most the 1000 images of digits",
     "--epochs 1.5": "1.5",
     "--batch-size 0": "--batch-size 0",
     "--batch-size 1438": f"--batch-size 1438: at most the {TRAIN_IMAGES} images of digits",
@@ -1127,6 +1130,22 @@ def test_settings_that_are_not_given_get_the_defaults_of_their_objective():
     assert config.hidden == (512, 256)
     assert mnist.validate(mnist.Config(likelihood="gaussian", hidden=())).scale == 0.1
     assert mnist.validate(config) == config
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "trained"),
+    [(None, None, 20), ("cpu", None, 20), ("full", None, 60), ("smoke", None, 1), ("full", 7, 7)],
+)
+def test_a_budget_is_a_number_of_epochs_that_title_and_name_say(budget, epochs, trained):
+    config = mnist.validate(mnist.Config(budget=budget, epochs=epochs, dataset="digits"))
+    assert config.epochs == trained
+    config, task = mnist.prepare(config)
+    assert (len(task.data), len(task.test)) == ((1000, 200) if budget == "smoke" else (1437, 360))
+    name = "digits-mlp512-256-z2" + ("" if budget is None else f"-{budget}")
+    assert task.name == f"{name}-beta1-seed0"
+    words = f"{trained} epoch{'s' if trained > 1 else ''}"
+    words += "" if budget is None else f" · budget {budget}"
+    assert task.title == f"digits, grey · mlp 512-256 · z 2 · {words}"
 
 
 def test_names_say_what_was_trained():
