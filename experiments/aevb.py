@@ -5,7 +5,8 @@ Face, all weights and biases from N(0, 0.01) (read as a standard deviation of 0.
 likelihoods of grey levels for MNIST, Gaussians with means in (0, 1) for Frey Face; Adagrad with
 minibatches of 100 and one sample of z; the prior N(0, I) on the decoder's weights. The step size
 is the one of 0.01, 0.02 and 0.1 whose bound on the training data is best after a short pilot, for
-each panel and method.
+each panel and method. One thing is ours: the scale of a pixel of Frey Face is at least 1/255,
+one grey level, as without a floor one that is black in every face is worth any number of nats.
 
 Members of one shape (the step sizes of a pilot, the seeds) are one sweep, and each latent size is
 a program of its own. Padded to one size and masked, several sizes would compile once, but each of

@@ -1,6 +1,6 @@
 """The figures of Auto-Encoding Variational Bayes, and the program that trains them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from experiments._aevb import (
     load_pixels,
     prepare_part,
 )
+from experiments._aevb_claims import claims
 from experiments._aevb_panels import Finished, Panel
-from experiments._aevb_report import claims
+from experiments._aevb_report import _collapsed
 from experiments._report import Result
 from vae_jax import figures
 from vae_jax.figures import BoundCurve
@@ -97,6 +98,11 @@ def test_a_small_run_leaves_a_report(smoke, run):
     table = (run / "table.md").read_text("utf-8")
     assert "| digits, 2-D | AEVB |" in table
     assert "budget smoke, 2,000 of 100,000,000 points" in table.splitlines()[0]
+    assert "points a second (417 to 833 in the paper)" in table
+    assert summary["points_per_second_published"] == [417, 833]
+    assert "the paper has no such floor" in table
+    collapsed = sum(bool(panel["collapsed"]) for panel in summary["panels"])
+    assert table.count("\n- collapsed: ") == collapsed
     # A thousand images are no match for the paper's.
     assert "1000 to 1400" not in table
     assert table.count("| Frey Face, 2-D |") == 2
@@ -243,41 +249,89 @@ def test_the_best_step_size_is_of_a_model_that_did_not_diverge():
     assert aevb.best_step_size([result(0.1, -1.0, problem="diverged")]) == min(STEP_SIZES)
 
 
-def finished(name: str, ahead: float, bound: float) -> list[Finished]:
-    """A panel whose AEVB ends at a bound, so much above wake-sleep."""
+def finished(name: str, ahead: tuple[float, ...], bounds: tuple[float, ...]) -> list[Finished]:
+    """A panel whose AEVB ends at a bound for each seed, so much above wake-sleep."""
     dataset, latent_dim = name.split("-z")
     train = np.zeros((BATCH_SIZE, 2, 2, 1), np.uint8)
     loaded = {"frey": "frey_faces"}.get(dataset, dataset)
     pixels = aevb.Pixels(loaded, train, train, {}, None, 1, bernoulli, 1)
     panel = Panel(name, dataset, int(latent_dim), pixels)
+
+    def results(values: Iterable[float]) -> list[Result]:
+        return [
+            result(0.1, 0.0, value)._replace(columns={"learning_rate": 0.1, "seed": seed})
+            for seed, value in enumerate(values)
+        ]
+
+    below = [bound - gap for bound, gap in zip(bounds, ahead, strict=True)]
     return [
-        Finished(panel, "aevb", 0.1, f"{name}-aevb", [result(0.1, 0.0, bound)]),
-        Finished(panel, "wake_sleep", 0.1, f"{name}-ws", [result(0.1, 0.0, bound - ahead)]),
+        Finished(panel, "aevb", 0.1, f"{name}-aevb", results(bounds)),
+        Finished(panel, "wake_sleep", 0.1, f"{name}-ws", results(below)),
     ]
 
 
+BARE = " (one seed, without error bar)"
+
+
 @pytest.mark.parametrize(
-    ("ahead", "last", "holds"),
-    [(1.0, -102.9, [True, True, True]), (-1.0, -98.9, [False, True, False])],
+    ("ahead", "last", "verdicts"),
+    [
+        (1.0, -102.9, ["holds", "holds", "holds"]),
+        (-1.0, -98.9, ["DOES NOT HOLD", "holds", "DOES NOT HOLD"]),
+    ],
 )
-def test_claims_are_held_against_the_numbers(ahead, last, holds):
+def test_claims_are_held_against_the_numbers(ahead, last, verdicts):
     found = claims(
         [
-            *finished("mnist-z3", 5.0, -135.0),
-            *finished("mnist-z20", ahead, -101.0),
-            *finished("mnist-z200", 5.0, last),
+            *finished("mnist-z3", (5.0,), (-135.0,)),
+            *finished("mnist-z20", (ahead,), (-101.0,)),
+            *finished("mnist-z200", (5.0,), (last,)),
         ]
     )
-    assert [claim.holds for claim in found] == holds
-    assert f"in {2 + holds[0]} of 3" in found[0].text
+    assert [claim.verdict for claim in found] == [verdict + BARE for verdict in verdicts]
+    assert f"in {2 + (ahead > 0)} of 3" in found[0].text
     assert f"mnist-z20 {ahead:+.1f}" in found[0].numbers
     assert found[2].numbers == f"-101.00 and {last:.2f}, {last + 101:+.2f}"
 
 
 def test_a_latent_size_that_does_worse_than_a_smaller_one_is_seen():
-    found = claims([*finished("frey-z2", 1.0, 900.0), *finished("frey-z5", 1.0, 850.0)])
-    assert [claim.holds for claim in found] == [True, False]
+    found = claims([*finished("frey-z2", (1.0,), (900.0,)), *finished("frey-z5", (1.0,), (850.0,))])
+    assert [claim.verdict for claim in found] == ["holds" + BARE, "DOES NOT HOLD" + BARE]
     assert "frey-z2 900.0, frey-z5 850.0" in found[1].numbers
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict"),
+    [((1.0, 1.2), "holds"), ((1.0, -0.8), "not told apart"), ((-1.0, -1.2), "DOES NOT HOLD")],
+)
+def test_a_difference_within_two_standard_errors_is_not_told_apart(ahead, verdict):
+    """Of two seeds whose AEVB ends at the same bound, so that the error is wake-sleep's."""
+    (claim,) = claims(finished("mnist-z3", ahead, (-135.0, -135.0)))
+    error = abs(ahead[0] - ahead[1]) / 2
+    assert claim.verdict == verdict
+    assert claim.numbers == f"mnist-z3 {np.mean(ahead):+.1f} ± {error:.1f}"
+
+
+def test_the_closeness_of_two_bounds_is_held_against_its_error():
+    """1.9 nats apart, of 2 that are allowed: 0.06 nats of error leave it open, 0.04 do not."""
+    for spread, verdict in ((0.06, "not told apart"), (0.04, "holds")):
+        last = (-99.1 - spread, -99.1 + spread)
+        pair = [*finished("mnist-z20", (9, 9), (-101, -101)), *finished("mnist-z200", (9, 9), last)]
+        assert claims(pair)[-1].verdict == verdict
+
+
+def test_a_model_that_tells_nothing_by_z_is_named():
+    (aevb_run, wake_sleep) = finished("frey-z5", (1.0, 1.0), (900.0, 900.0))
+    # Of the second seed alone no dimension is active.
+    results = [
+        one._replace(numbers={"active_dims": active})
+        for one, active in zip(wake_sleep.results, (3, 0), strict=True)
+    ]
+    active = [one._replace(numbers={"active_dims": 5}) for one in aevb_run.results]
+    found = [aevb_run._replace(results=active), wake_sleep._replace(results=results)]
+    assert _collapsed(found) == [
+        "collapsed: Frey Face, 5-D, wake-sleep, seed 1: no dimension has a KL over 0.01 nats"
+    ]
 
 
 def curve(*values: float) -> BoundCurve:

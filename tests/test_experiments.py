@@ -1140,7 +1140,9 @@ def test_a_budget_is_a_number_of_epochs_that_title_and_name_say(budget, epochs, 
     config = mnist.validate(mnist.Config(budget=budget, epochs=epochs, dataset="digits"))
     assert config.epochs == trained
     config, task = mnist.prepare(config)
-    assert (len(task.data), len(task.test)) == ((1000, 200) if budget == "smoke" else (1437, 360))
+    assert (len(np.asarray(task.data)), len(np.asarray(task.test))) == (
+        (1000, 200) if budget == "smoke" else (1437, 360)
+    )
     name = "digits-mlp512-256-z2" + ("" if budget is None else f"-{budget}")
     assert task.name == f"{name}-beta1-seed0"
     words = f"{trained} epoch{'s' if trained > 1 else ''}"
