@@ -1,6 +1,7 @@
 """Figures 2, 4 and 5 of Auto-Encoding Variational Bayes, from the files of their parts."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,24 +30,23 @@ def draw_bounds(folder: RunFolder, title: str, finished: Sequence[Finished]) -> 
 
 
 def draw_pictures(folder: RunFolder, run: str, finished: Sequence[Finished]) -> None:
-    """Figures 4 and 5, of the first seed, as far as their models were trained."""
+    """Figures 4 and 5, of the first seed, as far as their models were trained.
+
+    A model whose arrays are not there, as in a run of which they were not kept, is left out, with
+    a line that says so.
+    """
     shown, sheets = [], []
     for one in finished:
         if one.method != "aevb" or not one.results[0].rows:
             continue
-        panel, drawn = one.panel, folder.path / one.folder / "figures" / one.results[0].name
+        panel = one.panel
         if panel.latent_dim == 2:
-            with np.load(drawn / "manifold.npz", allow_pickle=False) as saved:
-                images, values = saved["images"], saved["values"]
-            title = f"{panel.title}, the manifold of AEVB, figure 4 · {trained([one])} · {run}"
-            figures.save(
-                figures.manifold(images, values, values, title=title),
-                folder.figures / f"figure4_{panel.dataset}.png",
-                images=images,
-                values=values,
-            )
+            saved = _arrays(folder, one, "manifold")
+            if saved is not None:
+                _draw_manifold(folder, run, one, saved)
         if panel.dataset == "mnist" and panel.latent_dim in FIGURE_5:
-            with np.load(drawn / "samples.npz", allow_pickle=False) as saved:
+            saved = _arrays(folder, one, "samples")
+            if saved is not None:
                 shown.append(one)
                 sheets.append(saved["samples"])
     if sheets:
@@ -59,3 +59,26 @@ def draw_pictures(folder: RunFolder, run: str, finished: Sequence[Finished]) -> 
         names = [one.folder.replace("-", "_") for one in shown]
         arrays = dict(zip(names, sheets, strict=True))
         figures.save(figure, folder.figures / "figure5.png", **arrays)
+
+
+def _draw_manifold(
+    folder: RunFolder, run: str, one: Finished, saved: Mapping[str, np.ndarray]
+) -> None:
+    images, values = saved["images"], saved["values"]
+    title = f"{one.panel.title}, the manifold of AEVB, figure 4 · {trained([one])} · {run}"
+    figures.save(
+        figures.manifold(images, values, values, title=title),
+        folder.figures / f"figure4_{one.panel.dataset}.png",
+        images=images,
+        values=values,
+    )
+
+
+def _arrays(folder: RunFolder, one: Finished, name: str) -> dict[str, np.ndarray] | None:
+    """The arrays behind a picture of the first seed, None with a warning if they are not there."""
+    path = folder.path / one.folder / "figures" / one.results[0].name / f"{name}.npz"
+    if not path.is_file():
+        print(f"warning: {path}: not there, so it is not drawn anew", file=sys.stderr)
+        return None
+    with np.load(path, allow_pickle=False) as saved:
+        return dict(saved)

@@ -1,5 +1,6 @@
 """The figures of Auto-Encoding Variational Bayes, and the program that trains them."""
 
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,25 @@ def test_a_resumed_run_trains_nothing_anew(smoke, run, folder):
     other = call(aevb, smoke.folder, *SMOKE, "--data-dir", str(folder), "--resume")
     assert other.code == 2
     assert other.err.splitlines()[-1].startswith("error: --panels")
+
+
+def test_pictures_whose_arrays_were_not_kept_stay_as_they_are(run, folder, tmp_path):
+    """As in a run that was committed: of its figures the pictures alone."""
+    there = shutil.copytree(run, tmp_path / "results" / "aevb" / run.name)
+    gone = sorted(there.glob("*/figures/*/*.npz"))
+    kept = {path: path.read_bytes() for path in (there / "figures").glob("figure[45]*.png")}
+    for path in gone:
+        path.unlink()
+    flags = (*SMOKE, "--panels", "mnist-z2", "frey-z2", "--data-dir", str(folder))
+    again = call(aevb, tmp_path, *flags, "--resume")
+    assert again.code == 0, again.err
+    lines = again.err.splitlines()[1:]  # the first one is that there is no MNIST
+    assert len(lines) == 3  # two manifolds, and the samples of the digits
+    for line in lines:
+        path = Path(line.removeprefix("warning: ").partition(":")[0])
+        assert tmp_path / path in gone
+    assert len(kept) == 3
+    assert {path: path.read_bytes() for path in kept} == kept
 
 
 @pytest.mark.parametrize(
