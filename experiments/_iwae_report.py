@@ -1,14 +1,17 @@
 """The table and the figure of `experiments.iwae`, from the files of its parts."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments._importance import few_samples
 from experiments._progress import console, table
 from experiments._report import Result, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
+from experiments._verdict import HOLDS, Margin, difference, verdict_of
 
 # Negative log p(x), nats, by method, stochastic layers and k: table 1 of arXiv 1509.00519 as it
 # is restated at https://github.com/nbip/IWAE.
@@ -24,7 +27,15 @@ PUBLISHED = {
     ("iwae", 2, 5): 83.89,
     ("iwae", 2, 50): 82.90,
 }
-COLUMNS = ["method", "layers", "k", "-log p(x)", "published", "gap", "active units", "-ELBO"]
+# Numbers beside -log p(x): name, column, digits. Results of earlier versions may lack one.
+NUMBERS = (
+    ("active_units", "active units", 1),
+    ("neg_elbo", "-ELBO", 2),
+    ("effective_samples_median", "ESS", 1),
+    ("effective_samples_5th", "ESS, 5th", 1),
+)
+COLUMNS = ["method", "layers", "k", "-log p(x)", "published", "gap"]
+COLUMNS += [column for _, column, _ in NUMBERS]
 
 
 def write_table(
@@ -48,7 +59,7 @@ def write_table(
     good = [[one for one in own if one.problem is None] for own in results]
     rows, records = [], []
     for part, own in zip(parts, good, strict=True):
-        nats, error = over_seeds(own, "neg_log_likelihood") if own else (math.nan, math.nan)
+        nats, error = _number(own, "neg_log_likelihood")
         published = _published(part) if mnist else math.nan
         known = math.isfinite(published)
         rows.append(
@@ -59,8 +70,7 @@ def write_table(
                 plus_minus(nats, error),
                 f"{published:.2f}" if known else "–",
                 f"{nats - published:+.2f}" if known else "–",
-                plus_minus(*over_seeds(own, "active_units"), 1) if own else "–",
-                plus_minus(*over_seeds(own, "neg_elbo")) if own else "–",
+                *(plus_minus(*_number(own, name), digits) for name, _, digits in NUMBERS),
             ]
         )
         records.append(
@@ -73,7 +83,7 @@ def write_table(
                 "neg_log_likelihood": nats,
                 "standard_error": error,
                 "published": published,
-                "active_units": over_seeds(own, "active_units")[0] if own else math.nan,
+                **{name: _number(own, name)[0] for name, _, _ in NUMBERS},
             }
         )
     seeds = " ".join(map(str, first.seed))
@@ -81,13 +91,27 @@ def write_table(
         f"{about['dataset']}, dynamically binarised · budget {budget}: {first.epochs:,} of 3,280 "
         f"epochs · seed {seeds} · log p(x) with {first.num_samples} samples"
     )
-    remarks = _ordering(records, mnist=mnist)
+    remarks = _gains(records) + _ordering(records)
+    models = {
+        f"{part.name}, {one.name}": one.also
+        for part, own in zip(parts, good, strict=True)
+        for one in own
+    }
+    remarks += few_samples(models)
+    remarks.append(
+        f"ESS: effective samples of {first.num_samples:,}, of the median image and of the 5th "
+        "percentile"
+    )
     if any(part.layers > 1 for part in parts):
         remarks.append("active units: of both stochastic layers together")
     remarks += [f"{one.name}: {one.problem}" for own in results for one in own if one.problem]
     body = markdown_table(COLUMNS, rows)
     said = "".join(f"- {remark}\n" for remark in remarks)
-    folder.write_text("table.md", f"{title}; test split, nats per image\n\n{body}\n\n{said}")
+    folder.write_text(
+        "table.md",
+        f"{title}; test split, nats per image, "
+        f"mean ± standard error over seeds\n\n{body}\n\n{said}",
+    )
     folder.write_json("summary.json", {"title": title, "rows": records, "remarks": remarks})
     drawn = _draw(folder, title, parts, good, mnist=mnist)
     folder.write_provenance({"parts": [part.name for part in parts]})
@@ -102,7 +126,13 @@ def _published(part: Any) -> float:
     return PUBLISHED.get((part.method, part.layers, part.k), math.nan)
 
 
-def _ordering(records: list[dict[str, Any]], *, mnist: bool) -> list[str]:
+def _number(own: Sequence[Result], name: str) -> tuple[float, float]:
+    """The mean of a number and its standard error over seeds; NaN where it is not known."""
+    known = [one for one in own if name in one.numbers or name in one.also]
+    return over_seeds(known, name) if known else (math.nan, math.nan)
+
+
+def _gains(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the importance-weighted bound gains over the ELBO of as many samples."""
     found = {(one["method"], one["layers"], one["k"]): one for one in records}
     lines = []
@@ -110,11 +140,51 @@ def _ordering(records: list[dict[str, Any]], *, mnist: bool) -> list[str]:
         vae = found.get(("vae", layers, k))
         if method != "iwae" or vae is None:
             continue
-        gain = vae["neg_log_likelihood"] - iwae["neg_log_likelihood"]
-        error = math.hypot(vae["standard_error"], iwae["standard_error"])
-        said = f"layers {layers}, k = {k}: the IWAE is {plus_minus(gain, error)} nats better"
-        lines.append(said + (("" if gain > 0 else " (not") + " as published" if mnist else ""))
+        gain = _lead(iwae, vae)
+        if math.isfinite(gain.value):
+            verdict = verdict_of([gain])
+            said = f"layers {layers}, k = {k}: IWAE ahead of VAE by {gain.words(2)} nats"
+            lines.append(f"{said}: {verdict}")
     return lines
+
+
+def _ordering(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which pairs of rows stand in the order of the published numbers, and which do not.
+
+    A row whose models all diverged has no place in it.
+    """
+    known = [one for one in records if math.isfinite(one["published"] + one["neg_log_likelihood"])]
+    known.sort(key=lambda one: one["published"])
+    pairs = [
+        (better, worse)
+        for better, worse in itertools.combinations(known, 2)
+        if better["published"] < worse["published"]
+    ]
+    if not pairs:
+        return []
+    leads = [_lead(better, worse) for better, worse in pairs]
+    held = sum(lead.verdict == HOLDS for lead in leads)
+    of = f"{held} of {len(pairs)} pairs of rows"
+    lines = [f"the published order: {verdict_of(leads)}, in {of} it does"]
+    lines += [
+        f"{lead.verdict}: {_row(better)} ahead of {_row(worse)}, here by {lead.words(2)}, "
+        f"published by {worse['published'] - better['published']:+.2f}"
+        for (better, worse), lead in zip(pairs, leads, strict=True)
+        if lead.verdict != HOLDS
+    ]
+    return lines
+
+
+def _lead(better: Mapping[str, Any], worse: Mapping[str, Any]) -> Margin:
+    """By how many nats the one row is ahead of the other."""
+    name = "neg_log_likelihood"
+    return difference(*((one[name], one["standard_error"]) for one in (worse, better)))
+
+
+def _row(record: Mapping[str, Any]) -> str:
+    """`IWAE k = 5`, of two stochastic layers `IWAE k = 5, 2 layers`."""
+    layers = "" if record["layers"] == 1 else f", {record['layers']} layers"
+    return f"{record['method'].upper()} k = {record['k']}{layers}"
 
 
 def _draw(

@@ -31,6 +31,7 @@ class BySamples(NamedTuple):
 
 
 COLORS = (BLUE, VERMILION)
+_SHARED = "0.35"  # of what both methods share
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -46,22 +47,19 @@ def samples_in_bound(
         threshold: variance above which a unit is active.
 
     Returns:
-        The figure.
+        The figure. A spectrum that two methods share, as with k = 1, where both bounds are the
+        ELBO and one model stands for both, is drawn once.
 
     Raises:
         ValueError: if there is no method, or more than two.
     """
     if not 1 <= len(methods) <= len(COLORS):
         raise ValueError(f"{len(methods)} methods: 1 or 2 are needed")
-    figure = chart_figure(8.2, 3.4, title)
+    figure = chart_figure(9.6, 3.4, title)
     left, right = figure.subplots(1, 2)
     for color, (name, found) in zip(COLORS, methods.items(), strict=False):
         _draw_nats(left, name, found, color)
-        for marker, k, variance in zip(cycle(_MARKERS), found.k, found.spectra, strict=False):
-            units = np.arange(1, len(variance) + 1)
-            label = f"{name}, k = {k}: {np.sum(variance > threshold)} active"
-            (line,) = right.semilogy(units, np.maximum(variance, 1e-12), color=color, label=label)
-            line.set(marker=marker, markersize=2.5, linewidth=0.8)
+    _draw_spectra(right, methods, threshold)
     every_k = sorted({int(k) for found in methods.values() for k in found.k})
     left.set_xscale("log")
     left.xaxis.set_major_locator(FixedLocator(every_k))
@@ -72,11 +70,32 @@ def samples_in_bound(
     left.set_title("-log p(x) of the test images")
     left.grid(axis="y")
     left.legend()
-    right.axhline(threshold, color="black", ls=":", lw=0.8)
-    right.set_xlabel("latent unit, sorted")
-    right.set_title("variance of the posterior mean")
-    right.legend(fontsize=7)
     return figure
+
+
+def _draw_spectra(axes: Axes, methods: Mapping[str, BySamples], threshold: float) -> None:
+    owners: dict[tuple[int, bytes], list[str]] = {}
+    for name, found in methods.items():
+        for k, variance in zip(found.k, found.spectra, strict=True):
+            owners.setdefault((int(k), variance.tobytes()), []).append(name)
+    colors = dict(zip(methods, COLORS, strict=False))
+    for name, found in methods.items():
+        for marker, k, variance in zip(cycle(_MARKERS), found.k, found.spectra, strict=False):
+            own = owners[int(k), variance.tobytes()]
+            if own[0] != name:
+                continue
+            shared = len(own) > 1
+            active = f"{np.sum(variance > threshold)} active"
+            label = f"k = {k} (both): {active}" if shared else f"{name}, k = {k}: {active}"
+            units = np.arange(1, len(variance) + 1)
+            (line,) = axes.semilogy(units, np.maximum(variance, 1e-12), label=label)
+            color = _SHARED if shared else colors[name]
+            line.set(color=color, marker=marker, markersize=2.5, linewidth=0.8)
+    axes.axhline(threshold, color="black", ls=":", lw=0.8, label=f"active: over {threshold:g}")
+    axes.set_xlabel("latent unit, sorted")
+    axes.set_title("variance of the posterior mean")
+    # Beside the axes: within them it would cover the threshold and the tails of the curves.
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _draw_nats(axes: Axes, name: str, found: BySamples, color: str) -> None:
