@@ -301,7 +301,8 @@ class RunFolder:
         if before.get("sha256") != source.get("sha256"):
             raise UsageError(
                 f"{self.path}: trained on other data ({before.get('source')}) than there are now "
-                f"({source.get('source')}): their SHA-256 differ"
+                f"({source.get('source')}): their SHA-256 differ, "
+                f"{_other_checksum(before.get('sha256'), source.get('sha256'))}"
             )
 
     def create(self, config: Any, *, overwrite: bool) -> None:
@@ -472,6 +473,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _other_checksum(before: Any, now: Any) -> str:
+    """`labels 1763c0f8cd3f, now 734737f11162`: the first that differs, of one or of several."""
+    before, now = (found if isinstance(found, Mapping) else {"": found} for found in (before, now))
+    name = next(name for name in (*before, *now) if before.get(name) != now.get(name))
+    first, second = (str(found.get(name) or "none")[:12] for found in (before, now))
+    return f"{name} {first}, now {second}".lstrip()
 
 
 def module_name() -> str:

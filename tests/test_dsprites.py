@@ -1,7 +1,12 @@
 """The loader of dSprites, on small files of the same layout."""
 
+import functools
+import hashlib
+import http.server
 import math
 import sys
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,6 +92,49 @@ def test_the_checksum_is_that_of_tensorflow_datasets():
     tfds = pytest.importorskip("tensorflow_datasets")
     ((_, info),) = (tfds.builder_cls("dsprites").url_infos or {}).items()
     assert (info.filename, info.checksum) == (dsprites.FILE, dsprites.SHA256)
+
+
+def test_it_is_downloaded_once(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from tensorflow_datasets.core.download.checksums import UrlInfo
+    from tensorflow_datasets.core.utils import Size
+
+    monkeypatch.delenv("VAE_JAX_DATA", raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "served").mkdir()
+    path = write(tmp_path / "served" / dsprites.FILE)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(dsprites, "SHA256", sha256)
+    read, asked = dsprites.read_dsprites, []
+    monkeypatch.setattr(dsprites, "read_dsprites", lambda path: read(path, SIZES))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            asked.append(self.command)
+
+    def builder_cls(name: str) -> SimpleNamespace:
+        assert name == "dsprites"
+        return SimpleNamespace(url_infos={url: info}, VERSION="2.0.0")
+
+    handler = functools.partial(Handler, directory=str(path.parent))
+    cache = tmp_path / "cache"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{path.name}"
+        info = UrlInfo(Size(path.stat().st_size), sha256, path.name)
+        monkeypatch.setattr(tfds, "builder_cls", builder_cls)
+        first = load_dsprites(cache_dir=cache)
+        server.shutdown()
+    assert asked == ["HEAD", "GET"]
+    again = load_dsprites(cache_dir=cache)  # the server is gone
+    for found in (first, again):
+        np.testing.assert_array_equal(np.unpackbits(found.images, axis=-1), SHARED)
+        assert found.source == "TensorFlow Datasets, dsprites"
+        assert found.sha256 == {dsprites.FILE: sha256}
+    assert [one.name for one in cache.rglob("*") if one.is_file()] == [dsprites.FILE]
+    (cache / "dsprites" / dsprites.FILE).write_bytes(b"torn")
+    with pytest.raises(DataError, match="not the official file"):
+        load_dsprites(cache_dir=cache)
 
 
 def test_without_a_network_it_says_what_to_do(tmp_path, monkeypatch):
