@@ -5,7 +5,7 @@ hyperparameters and the step, and returns a scalar and a dictionary of what it s
 Nats are summed over the dimensions of x and of z and averaged over examples; the sign is
 turned once, in `train.py`. A row of `OBJECTIVES` names the `Hyper` fields that it reads,
 so that a command line can refuse a setting that would do nothing; each is made for a number of
-samples of every posterior, which is part of the program and not swept; one under 1 is a ValueError.
+samples of every posterior, which is part of the program and not swept.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,7 @@ from vae_jax.types import ElboTerms, Hyper, Nats, Normal, Scalar, Step
 Aux = dict[str, Float[Array, ""]]
 
 
-class _Objective(NamedTuple):
-    num_samples: int
-    bound: Callable[[ElboTerms, Hyper, Step], tuple[Nats, Aux]]
-    reads: frozenset[str] = frozenset()
-    weigh_z: Callable[[ElboTerms], Float[Array, "batch samples"]] | None = None
-
-
-class Objective(_Objective):
+class Objective(NamedTuple):
     """A bound and what it needs.
 
     Attributes:
@@ -37,24 +30,12 @@ class Objective(_Objective):
         reads: the fields of `Hyper` that change it.
         weigh_z: `terms -> [batch samples]`, factors of the gradient that reaches the encoder
             through each sample; None leaves it as it is.
-
-    Raises:
-        ValueError: if num_samples is under 1: a mean over none is not a number.
     """
 
-    __slots__ = ()
-
-    def __new__(
-        cls,
-        num_samples: int,
-        bound: Callable[[ElboTerms, Hyper, Step], tuple[Nats, Aux]],
-        reads: frozenset[str] = frozenset(),
-        weigh_z: Callable[[ElboTerms], Float[Array, "batch samples"]] | None = None,
-    ) -> "Objective":
-        """Refuse what has no sample."""
-        if num_samples < 1:
-            raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
-        return super().__new__(cls, num_samples, bound, reads, weigh_z)
+    num_samples: int
+    bound: Callable[[ElboTerms, Hyper, Step], tuple[Nats, Aux]]
+    reads: frozenset[str] = frozenset()
+    weigh_z: Callable[[ElboTerms], Float[Array, "batch samples"]] | None = None
 
 
 def elbo(num_samples: int = 1) -> Objective:

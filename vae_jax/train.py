@@ -112,8 +112,8 @@ def make_trainer(
         log-variance of any posterior up to there.
 
     Raises:
-        ValueError: if the batch size is under 1; when an epoch is run, if it is larger
-            than the data.
+        ValueError: if the batch size or the objective's samples are under 1; when an epoch is
+            run, if the batch size is larger than the data.
 
     Example:
         >>> from vae_jax.likelihoods import bernoulli
@@ -128,6 +128,8 @@ def make_trainer(
         >>> int(state.step), bool(state.alive)
         (3, True)
     """
+    if objective.num_samples < 1:
+        raise ValueError(f"num_samples {objective.num_samples}: at least 1 is needed")
 
     def loss(
         key: PRNGKey, params: Params, xs: Float[Array, "batch *x"], hyper: Hyper, step: Step
