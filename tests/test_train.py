@@ -13,7 +13,7 @@ from vae_jax.model import batch_elbo_terms, elbo_terms, make_vae
 from vae_jax.networks import NETWORKS, mlp
 from vae_jax.objectives import OBJECTIVES, beta, elbo
 from vae_jax.preprocess import BINARIZE, intensities
-from vae_jax.train import OPTIMIZERS, make_trainer
+from vae_jax.train import _OWN_SUMS, OPTIMIZERS, _are_known, make_trainer, quick_options
 from vae_jax.types import Hyper
 
 IMAGE = (28, 28, 1)
@@ -299,3 +299,13 @@ def test_binarisation():
     assert abs(bits.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / n)
     again = BINARIZE["dynamic"](jax.random.key(1), jnp.full((n,), 51, jnp.uint8))
     assert not jnp.array_equal(bits, again)
+
+
+def test_compiler_options_are_those_that_xla_has():
+    """What is experimental is left out where it is gone; nothing is said to an accelerator."""
+    options = quick_options(many=True)
+    jax.jit(jnp.sin, compiler_options=options).lower(1.0).compile()
+    assert options.items() >= quick_options().items()
+    name, value = next(iter(_OWN_SUMS.items()))
+    assert not _are_known(**{name: f"{value}_AS_IT_IS_NOT_CALLED"})
+    assert not _are_known(xla_cpu_option_of_another_version="1")
