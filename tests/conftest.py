@@ -8,6 +8,10 @@ from typing import Any
 # Two devices' worth of threads is all that CI has; a fixed number fixes the bits too.
 os.environ.setdefault("NPROC", "2")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# A thread for each worker: waiting for a second one takes small fits of scikit-learn a second.
+# Workers are started after this, before they import NumPy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import jax
