@@ -20,7 +20,7 @@ from vae_jax.objectives import beta
 from vae_jax.preprocess import intensities
 from vae_jax.train import make_trainer
 
-MEMBERS = 4
+MEMBERS = (1, 4, 16)
 HIDDEN, LATENT_DIM = (256,), 2
 
 
@@ -69,24 +69,33 @@ def native_twin(vae: VAE, x_shape: tuple[int, ...]) -> VAE:
 
 
 def compare(config: Sweep, images: ImageData) -> dict[str, Any]:
-    """Seconds of an epoch of some members under vmap, with its evaluation, in both forms."""
-    tasks = tasks_of(config, images)
+    """Seconds of an epoch of some members under vmap, with its evaluation, in both forms.
+
+    Returns:
+        `architecture`, and `forms`: by the number of members, the times of each form.
+    """
+    widths = architecture(*CONV_CHANNELS, *HIDDEN, LATENT_DIM)
+    forms = {str(members): compare_of(config, images, members) for members in MEMBERS}
+    return {"architecture": widths, "forms": forms}
+
+
+def compare_of(config: Sweep, images: ImageData, members: int) -> dict[str, Any]:
+    """The times of both forms of as many members, in turns."""
+    tasks = tasks_of(config, images, members)
     trials = {name: Trial(task, task.members, "vmap") for name, task in tasks.items()}
     for trial in trials.values():
         trial.epoch()
     measures = {name: partial(seconds_of, trial.epoch) for name, trial in trials.items()}
     turns = alternate(measures, turns=config.turns)
-    widths = architecture(*CONV_CHANNELS, *HIDDEN, LATENT_DIM)
-    forms = {
+    return {
         name: {**spread(turns[name]), **compared(turns[name], turns["conv, matmul"])}
         for name in turns
     }
-    return {"architecture": widths, "members": MEMBERS, "forms": forms}
 
 
-def tasks_of(config: Sweep, images: ImageData) -> dict[str, Task]:
+def tasks_of(config: Sweep, images: ImageData, members: int) -> dict[str, Task]:
     """The members to train, in both forms."""
-    model = model_of(config, images, MEMBERS, network="conv", hidden=HIDDEN, latent_dim=LATENT_DIM)
+    model = model_of(config, images, members, network="conv", hidden=HIDDEN, latent_dim=LATENT_DIM)
     task = mnist.prepare(model)[1]
     x_shape = images.train_images.shape[1:]
     twin = native_twin(task.vae, x_shape)

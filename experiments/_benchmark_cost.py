@@ -14,6 +14,7 @@ from experiments._timing import seconds_of
 from vae_jax import sharding
 
 FLOAT_BYTES = 4
+SQUARE = 2048  # the sides of a matrix product as large as a library is made for
 # Far larger than any cache of a device.
 COPY_FLOATS = 2**26
 PRODUCTS = "matrix products"
@@ -233,6 +234,24 @@ def training_products(products: Sequence[Product], steps: int) -> Callable[[], N
         jax.block_until_ready(_products(operands, kinds, steps))
 
     return compute
+
+
+def square_products(flops: int, side: int = SQUARE) -> tuple[Callable[[], None], int]:
+    """Products of square matrices, one after the other, and their FLOPs.
+
+    Args:
+        flops: that they should have, about.
+        side: of the matrices.
+    """
+    each = 2 * side**3
+    rounds = max(1, round(flops / each))
+
+    @jax.jit
+    def chain(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, rounds, lambda _, y: y @ w, x)
+
+    x, w = jnp.ones((side, side)), jnp.full((side, side), 1 / side)
+    return lambda: jax.block_until_ready(chain(x, w)), rounds * each
 
 
 @partial(jax.jit, static_argnames=("kinds", "steps"))

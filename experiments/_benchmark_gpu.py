@@ -21,6 +21,7 @@ from experiments._benchmark_cost import (
     step_cost,
 )
 from experiments._benchmark_job import Goal, begin, said_of, subject
+from experiments._benchmark_page import Measured, in_json, measured_of
 from experiments._benchmark_sweep import (
     Sweep,
     Trial,
@@ -56,6 +57,8 @@ from vae_jax.data import ImageData
 
 GOAL_MEMBERS = 64
 SHARE_GOAL = 0.5
+# What JAX calls a precision at which a GPU multiplies float32 matrices in TF32, if it can.
+TF32 = ("default", "tensorfloat32")
 LOST_GOAL = 0.2
 SOLO, STEPS = "vae_jax, solo", "JAX, a dispatch for every step"
 TORCH, GRAPH = "torch", "torch, compiled and captured"
@@ -73,7 +76,7 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
         UsageError: if a setting, the data, the device or the folder does not allow it.
     """
     config = resolved(config)
-    files, images = begin("sweep", config, config.device)
+    files, images = begin("sweep", config, has_gpu=True)
     torch = import_torch()
     if torch_device == "cuda":
         if not torch.cuda.is_available():
@@ -85,13 +88,15 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
     # Smaller ones first, because the device tells only the peak since the process began.
     populations = {str(size): population_row(config, images, size) for size in sizes}
     peers = peer_rows(config, images, torch_device)
-    # In bfloat16 as many as the goals are of; where they are not measured, the most that are.
-    most = GOAL_MEMBERS if GOAL_MEMBERS in sizes else max(sizes)
-    low = population_row(config, images, most, compute_dtype="bfloat16")
-    low["peak_device_bytes"] = None  # it is that of the largest population before
+    low = {
+        str(size): population_row(config, images, size, compute_dtype="bfloat16")
+        for size in low_sizes(sizes)
+    }
+    for row in low.values():
+        row["peak_device_bytes"] = None  # it is that of the largest population before
     layers = layers_of(images.train_images[0].size, config.hidden or (), config.latent_dim or 0)
     copied = copy_ceiling()
-    for row in [*populations.values(), low]:
+    for row in [*populations.values(), *low.values()]:
         row |= against(row, peers)
         row |= roofline(config, layers, row, len(images.train_images), copied)
     goals = goals_of(populations, low)
@@ -110,9 +115,15 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
         "one_after_the_other": peers,
         "convolution": compare(config, images),
         "goals": [goal.as_json() for goal in goals],
+        "measured": in_json(lines_of(populations, low, peers)),
         "machine": machine(bystanders),
     }
     _write(files, result, goals, config)
+
+
+def low_sizes(sizes: Sequence[int]) -> list[int]:
+    """The populations that train in bfloat16 too: of the goals' members and more, or the largest."""
+    return [size for size in sizes if size >= GOAL_MEMBERS] or [max(sizes)]
 
 
 def population_row(
@@ -220,12 +231,29 @@ def roofline(
     }
 
 
-def goals_of(populations: Mapping[str, Mapping[str, Any]], low: Mapping[str, Any]) -> list[Goal]:
+def lines_of(
+    populations: Mapping[str, Any], low: Mapping[str, Any], peers: Mapping[str, Any]
+) -> list[Measured]:
+    """What the page of all jobs says of the epochs."""
+    at_once = {f"{size} at once": row for size, row in populations.items()}
+    at_once |= {f"{size} at once, bfloat16": row for size, row in low.items()}
+    lines = [
+        measured_of(f"{name}, an epoch", row["epoch"])._replace(
+            times=f"{row['times'][TORCH]:.1f} x the models an hour of {TORCH}"
+        )
+        for name, row in at_once.items()
+    ]
+    return lines + [measured_of(f"{name}, an epoch", row["epoch"]) for name, row in peers.items()]
+
+
+def goals_of(
+    populations: Mapping[str, Mapping[str, Any]], low: Mapping[str, Mapping[str, Any]]
+) -> list[Goal]:
     """What many members are to reach, and what they did; nothing if as many were not measured.
 
     Args:
         populations: by their members.
-        low: that of as many members in bfloat16.
+        low: those in bfloat16, likewise.
     """
     row = populations.get(str(GOAL_MEMBERS))
     if row is None:
@@ -237,7 +265,7 @@ def goals_of(populations: Mapping[str, Mapping[str, Any]], low: Mapping[str, Any
         if name in TIMES_GOALS
     ]
     share = max(row["share_of_matrix_products"], row["share_of_copy"])
-    lost = low["test_neg_elbo"] - row["test_neg_elbo"]
+    lost = low[str(GOAL_MEMBERS)]["test_neg_elbo"] - row["test_neg_elbo"]
     return [
         *goals,
         Goal(f"share of the roofline, {many}", SHARE_GOAL, share),
@@ -249,11 +277,16 @@ def _write(files: Path, result: dict[str, Any], goals: Sequence[Goal], config: S
     populations, peers = result["populations"], result["one_after_the_other"]
     title = f"VAE {result['architecture']} on {result['dataset']}, batch {config.batch_size}"
     rows = [_table_row(f"{size} at once", row) for size, row in populations.items()]
-    low = result["bfloat16"]
-    rows.append(_table_row(f"{low['members']} at once, bfloat16", low))
+    rows += [
+        _table_row(f"{size} at once, bfloat16", row) for size, row in result["bfloat16"].items()
+    ]
     rows += [_table_row(f"{name}, one by one", row) for name, row in peers.items()]
     conv = result["convolution"]
-    forms = [f"{name} {form['median_seconds']:.2f} s" for name, form in conv["forms"].items()]
+    forms = [
+        f"{size} member{'s' * (size != '1')} "
+        + " and ".join(f"{name} {form['median_seconds']:.2f} s" for name, form in each.items())
+        for size, each in conv["forms"].items()
+    ]
     write_results(
         files,
         f"{title}: models an hour, {result['device']}",
@@ -270,12 +303,11 @@ def _write(files: Path, result: dict[str, Any], goals: Sequence[Goal], config: S
         "`experiments/_benchmark_cost.py`. -ELBO: of the member at beta 1 with the first seed, "
         "nats per image.",
         "bfloat16: the networks compute in it; weights, posterior, likelihood and KL are float32. "
-        "Otherwise matrix products are in float32 at JAX's precision "
-        f"`{result['matmul_precision']['jax']}` and PyTorch's "
-        f"`{result['matmul_precision']['torch']}`. `{TORCH}`: eager, data on the device, "
+        f"Otherwise they are float32, {precision_in_words(result['matmul_precision'])}. "
+        f"`{TORCH}`: eager, data on the device, "
         f"fused Adam. `{GRAPH}`: the loss by `torch.compile`, a whole step one CUDA graph.",
-        f"Convolutional {conv['architecture']}, {conv['members']} members under vmap, an epoch "
-        f"with its evaluation: {', '.join(forms)}.",
+        f"Convolutional {conv['architecture']} under vmap, an epoch with its evaluation: "
+        f"{'; '.join(forms)}.",
         *([said_of(goals)] if goals else []),
     )
     times = {
@@ -284,6 +316,16 @@ def _write(files: Path, result: dict[str, Any], goals: Sequence[Goal], config: S
     times |= {name: np.array(row["epoch"]["seconds"]) for name, row in peers.items()}
     figures.save(_figure(title, result), files.with_suffix(".png"), **times)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
+
+
+def precision_in_words(precision: Mapping[str, str]) -> str:
+    """How float32 matrix products are computed, by each library's own setting."""
+    has_it = precision["jax"] in TF32 and precision["torch"] == "high"
+    how = "in TF32 where the device has it" if has_it else "not both in TF32"
+    return (
+        f"and multiplied {how}: `jax_default_matmul_precision` is `{precision['jax']}`, PyTorch's "
+        f"`float32_matmul_precision` is `{precision['torch']}`"
+    )
 
 
 def _table_row(name: str, row: Mapping[str, Any]) -> dict[str, str]:

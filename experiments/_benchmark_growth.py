@@ -1,14 +1,24 @@
 """How cost grows with members and rows: `python -m experiments.benchmark growth`."""
 
 import dataclasses
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments._benchmark_job import Output, check_counts, files_of, subject
+from experiments._benchmark_job import (
+    Output,
+    check_counts,
+    environment,
+    files_of,
+    peak_of_process,
+    subject,
+)
 from experiments._benchmark_lines import computed, growth_figure, lines_of, write
+from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_sweep import Trial
 from experiments._grid import grid
 from experiments._noise import elbo_of
@@ -30,6 +40,11 @@ FEWEST_ROWS = 1000
 # A small size has several epochs in a turn, so that none is over in a moment.
 ROWS_PER_TURN = 2**16
 # Members, and hosts that share them, for which this machine is too small.
+RESIDENT = """
+import sys
+from experiments._benchmark_growth import train_once
+train_once(int(sys.argv[1]))
+"""
 FAR = ((1_000, 1), (10_000, 1), (10_000, 16), (100_000, 128))
 
 
@@ -73,6 +88,7 @@ def run(config: Growth) -> None:
     enough = config.rows > FEWEST_ROWS
     check(enough, "--rows", config.rows, f"more than {FEWEST_ROWS:,} are needed")
     files = files_of("growth", config)
+    resident = resident_bytes(config.members)
     by_members, by_rows, hardware = measure(config)
     lines = lines_of(by_members, by_rows)
     architecture = f"{FEATURES}-{HIDDEN}-{LATENT_DIM}"
@@ -84,6 +100,16 @@ def run(config: Growth) -> None:
         "rows_per_turn": ROWS_PER_TURN,
         "by_members": by_members,
         "by_rows": by_rows,
+        "resident_bytes": resident,
+        "measured": in_json(
+            measured_of(
+                f"{cost['members']:,} x {cost['rows']:,} rows, an epoch",
+                cost,
+                unit="ms",
+                scale=1000,
+            )
+            for cost in (by_members[0], by_members[-1], by_rows[0], by_rows[-1])
+        ),
         "lines": {name: line._asdict() for name, line in lines.items()},
         "computed": [
             {"members": members, "hosts": hosts, **computed(members, hosts, lines)}
@@ -136,6 +162,26 @@ def measure(config: Growth) -> tuple[list[dict[str, Any]], list[dict[str, Any]],
     }
     by_members, by_rows = ([costs[size] for size in sizes] for sizes in (populations, tables))
     return by_members, by_rows, hardware
+
+
+def resident_bytes(members: int) -> dict[int, int]:
+    """Peak resident memory of a process that trains a quarter of the members, and all of them.
+
+    Python, JAX and the compilation are in it, and alike in both; the data are as many.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        variables = environment(Path(scratch))
+        return {
+            size: peak_of_process(["-c", RESIDENT, str(size)], variables)
+            for size in (max(1, members // 4), members)
+        }
+
+
+def train_once(members: int) -> None:
+    """Compile and train an epoch of a population, in a process whose memory is measured."""
+    test, data = np.split(generated(BATCH_SIZE + MEMBER_ROWS), [BATCH_SIZE])
+    task = task_of(members, data, test)
+    Trial(task, task.members, "map").epoch()
 
 
 def member_counts(most: int) -> list[int]:

@@ -35,12 +35,35 @@ class Goal(NamedTuple):
         goal: to reach.
         reached: here.
         at_most: whether less is better.
+        low: the least of what was reached in a turn; None if it was reached once.
+        high: the most.
     """
 
     what: str
     goal: float
     reached: float
     at_most: bool = False
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of_ratio(
+        cls, what: str, goal: float, ratio: Mapping[str, float], *, at_most: bool = False
+    ) -> "Goal":
+        """One of a ratio within a turn, as `_timing.compared` has it."""
+        reached, low, high = (ratio[f"{one}_of_turn_ratios"] for one in ("median", "min", "max"))
+        return cls(what, goal, reached, at_most, low, high)
+
+    @classmethod
+    def of_seconds(cls, what: str, goal: float, spread: Mapping[str, Any]) -> "Goal":
+        """At most so many seconds, of what `_timing.spread` sums up."""
+        reached, low, high = (spread[f"{one}_seconds"] for one in ("median", "min", "max"))
+        return cls(what, goal, reached, at_most=True, low=low, high=high)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Goal":
+        """One that `as_json` wrote; what older files do not say is left out."""
+        return cls(**{name: fields[name] for name in cls._fields if name in fields})
 
     @property
     def is_met(self) -> bool:
@@ -60,7 +83,24 @@ class Goal(NamedTuple):
     @property
     def times(self) -> float:
         """How many times it was reached: 1 is just so, more is better."""
-        return self.goal / self.reached if self.at_most else self.reached / self.goal
+        return self._times(self.reached)
+
+    @property
+    def times_range(self) -> tuple[float, float]:
+        """The least and the most of `times`, twice the same where it was reached once."""
+        ends = (self.reached if end is None else end for end in (self.low, self.high))
+        low, high = sorted(map(self._times, ends))
+        return low, high
+
+    def _times(self, reached: float) -> float:
+        return self.goal / reached if self.at_most else reached / self.goal
+
+    @property
+    def range(self) -> str:
+        """The least and the most that was reached, in words; nothing if it was reached once."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{number(self.low)} to {number(self.high)}"
 
     def as_json(self) -> dict[str, Any]:
         """For the measurement's file."""
@@ -88,6 +128,8 @@ class Output:
     """The files are written to benchmark/ below it."""
     overwrite: bool = False
     """Replace the files of an earlier measurement."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What is measured; JAX must be running on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +154,13 @@ def check_counts(config: Output, *fields: str) -> None:
             check(value >= 1, flag_of(field), value, "a whole number of 1 or more is needed")
 
 
-def begin(job: str, config: Job, device: Literal["cpu", "gpu"] = "cpu") -> tuple[Path, ImageData]:
+def begin(job: str, config: Job, *, has_gpu: bool = False) -> tuple[Path, ImageData]:
     """Where to write, as `files_of` says, and the data.
 
     Raises:
         UsageError: if the device, the folder or an earlier result does not allow it.
     """
-    files = files_of(job, config, device)
+    files = files_of(job, config, has_gpu=has_gpu)
     images = load_images(config.dataset, config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
@@ -126,12 +168,19 @@ def begin(job: str, config: Job, device: Literal["cpu", "gpu"] = "cpu") -> tuple
     return files, images
 
 
-def files_of(job: str, config: Output, device: Literal["cpu", "gpu"] = "cpu") -> Path:
+def files_of(job: str, config: Output, *, has_gpu: bool = False) -> Path:
     """Where a job writes, without an ending and known to be writable.
+
+    Args:
+        job: its name.
+        config: of it.
+        has_gpu: whether there is something in it to measure on a GPU.
 
     Raises:
         UsageError: if the device, the folder or an earlier result does not allow it.
     """
+    device = config.device
+    check(has_gpu or device == "cpu", "--device", device, f"{job} measures the CPU alone")
     backend = jax.default_backend()
     if device == "cpu":
         needed = "the CPU is measured, JAX_PLATFORMS=cpu is needed"
@@ -190,12 +239,15 @@ def data_arguments(config: Job, images: ImageData) -> list[str]:
     return ["--dataset", images.name, *folder]
 
 
-def peak_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[int, int]:
-    """Peak resident memory, in bytes, of one epoch of `experiments.mnist` in a fresh process.
+def peak_of(
+    arguments: Sequence[str], environment: Mapping[str, str], *, epochs: int = 1
+) -> tuple[int, int]:
+    """Peak resident memory, in bytes, of a run of `experiments.mnist` in a fresh process.
 
     Args:
         arguments: its flags.
         environment: its variables.
+        epochs: of the run.
 
     Returns:
         The bytes, and the members that it trained at once.
@@ -204,12 +256,26 @@ def peak_of(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[i
         UsageError: if it fails, with the last line that it printed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        own = ["--epochs", "1", "--figures", "none", "--output-dir", folder, "--name", "memory"]
-        command = [sys.executable, "-m", "experiments.mnist", *own, *arguments]
-        launcher = [sys.executable, "-S", "-c", LAUNCHER, *command]
-        done = subprocess.run(launcher, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-            raise UsageError(f"python -m experiments.mnist: {last.removeprefix('error: ')}")
+        own = ["--epochs", str(epochs), "--figures", "none", "--output-dir", folder]
+        own += ["--name", "memory"]
+        peak = peak_of_process(["-m", "experiments.mnist", *own, *arguments], environment)
         config = json.loads((Path(folder) / "mnist" / "memory" / "config.json").read_text("utf-8"))
-    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024), config["chunk"]
+    return peak, config["chunk"]
+
+
+def peak_of_process(words: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Peak resident memory, in bytes, of a process of Python.
+
+    Args:
+        words: after `python`: a module with its flags, or a program.
+        environment: its variables.
+
+    Raises:
+        UsageError: if it fails, with the last line that it printed.
+    """
+    launcher = [sys.executable, "-S", "-c", LAUNCHER, sys.executable, *words]
+    done = subprocess.run(launcher, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise UsageError(f"python {' '.join(words[:2])}: {last.removeprefix('error: ')}")
+    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)

@@ -192,9 +192,9 @@ def write(files: Path, title: str, result: Mapping[str, Any], lines: Mapping[str
         "sizes alternate in one process. A turn is the mean of as many epochs as have "
         f"{result['rows_per_turn']:,} rows, or of one. The members are trained one after the "
         "other in one program (`map`), each with a seed of its own. Compiling is not in the "
-        "times; rows that fill no minibatch are not counted. Memory is counted and not measured: "
-        "what the compiled epoch asks for, data and state included; the state is parameters, "
-        "optimiser and status.",
+        "times; rows that fill no minibatch are not counted. Memory is counted: what the compiled "
+        "epoch asks for, data and state included; the state is parameters, optimiser and status. "
+        f"{said_of_resident(result['resident_bytes'], program)}",
         "The lines are fitted by least squares of the relative deviations, so that each size "
         f"counts the same. An epoch of m members of {member_rows:,} rows: "
         f"{1e3 * member.slope:.3g} ms x m, largest deviation {member.largest_deviation:.1%}. Of "
@@ -204,6 +204,22 @@ def write(files: Path, title: str, result: Mapping[str, Any], lines: Mapping[str
         f"{state.largest_deviation:.1%}.",
         "Computed from these lines and not measured, on machines like this one that share the "
         f"members evenly, an epoch and the program. {'; '.join(far)}.",
+    )
+
+
+def said_of_resident(peaks: Mapping[int, int], program: Line) -> str:
+    """What processes took at the most, beside what was counted of a further member.
+
+    Args:
+        peaks: resident bytes of a process by its members, of two.
+        program: the line of what was counted.
+    """
+    (few, less), (many, more) = peaks.items()
+    added = (more - less) / (many - few) / 1e6
+    return (
+        f"Measured beside it, the peak of a process that trains an epoch: {less / 1e6:,.0f} MB "
+        f"resident with {few} member{'s' * (few > 1)} and {more / 1e6:,.0f} MB with {many}, "
+        f"{added:.3f} MB for each further one; counted were {program.slope / 1e6:.3f} MB."
     )
 
 

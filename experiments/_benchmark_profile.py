@@ -5,42 +5,87 @@ what each of them computes.
 """
 
 import dataclasses
-import re
+import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from experiments._benchmark_cost import PRODUCTS
-from experiments._benchmark_job import check_counts, subject
+from experiments import mnist
+from experiments._benchmark_instructions import instruction_seconds, kinds_of
+from experiments._benchmark_job import begin, check_counts, files_of, subject
 from experiments._benchmark_model import OneModel, begin_model, checked, widths_of
+from experiments._benchmark_sweep import Sweep, Trial, model_of, resolved, yardstick
+from experiments._benchmark_tabular import OurSweep, Tabular
 from experiments._peers import LEARNING_RATE, trainer_of
+from experiments._run import check
 from experiments._timing import Bystanders, machine, seconds_of, write_results
-from vae_jax.types import Hyper
+from vae_jax.data import ImageData
+from vae_jax.types import Hyper, Params
 
-OPTIMISER, LIKELIHOOD = "Adam", "exp and log of likelihood and KL"
-GATHER, NOISE, REST = "minibatches gathered and cast", "random numbers", "everything else"
-# What an instruction is, by the first of these operations that is in it.
-KINDS = {
-    PRODUCTS: ("dot", "custom-call"),
-    GATHER: ("gather", "dynamic-slice"),
-    NOISE: ("xor", "rng-bit-generator", "sort"),
-    LIKELIHOOD: ("exponential", "log-plus-one", "log", "logistic", "exponential-minus-one"),
+# The files of this job in `all`, and the flags that make them.
+RUNS = {
+    "profile": (),
+    "profile-conv": ("--network", "conv"),
+    "profile-tabular": ("--of", "tabular"),
+    "profile-sweep": ("--of", "sweep"),
 }
-# `%name = f32[128,400]{1,0} fusion(...), kind=kLoop, calls=%computation, ...`
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \(?(\w+\[[\d,]*\]).*? ([a-z][\w-]*)\(")
-_CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
+# A whole epoch of 24 members is more instructions than the profiler keeps.
+SWEEP_STEPS = 50
+GPU_MEMBERS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile(OneModel):
-    """The time of each operation in an epoch of one VAE, on the CPU."""
+    """The time of each operation in an epoch: of one VAE, of many of a table, or of a sweep."""
 
+    of: Literal["single", "tabular", "sweep"] = "single"
+    """single: the model of the other settings; tabular: 250 models of Wine at once; sweep: a
+    member of 784-512-256-2 (GPU: 784-400-20) among others, and beside it the model alone."""
+    members: int | None = None
+    """Of the sweep, 24 one after the other; on a GPU 64 at once."""
     instructions: int = 12
     """How many are listed, the costliest first."""
+
+
+class Program(NamedTuple):
+    """A compiled program to profile.
+
+    Attributes:
+        text: as XLA writes it.
+        call: it once, and wait for it.
+        weights: shapes of the parameters in it, and of their gradients.
+        members: that its seconds are divided by.
+    """
+
+    text: str
+    call: Callable[[], object]
+    weights: set[tuple[int, ...]]
+    members: int = 1
+
+
+class Subject(NamedTuple):
+    """What is profiled.
+
+    Attributes:
+        job: its name.
+        files: where to write, without an ending.
+        images: the data, unless it is a table.
+        title: of the note.
+        call: what a call is, in words.
+        programs: by their names.
+    """
+
+    job: str
+    files: Path
+    images: ImageData | None
+    title: str
+    call: str
+    programs: dict[str, Program]
 
 
 def run(config: Profile) -> None:
@@ -49,46 +94,94 @@ def run(config: Profile) -> None:
     Raises:
         UsageError: if a setting, the data or the folder does not allow it.
     """
-    config = checked(config)
-    check_counts(config, "instructions")
-    begun = begin_model("profile", config)
-    problem, batch = begun.problem, config.batch_size
-    trainer = trainer_of(problem.vae, batch)
-    hyper = jax.tree.map(jnp.float32, Hyper(learning_rate=LEARNING_RATE))
-    state = trainer.init(jax.random.key(config.seed), hyper)
-    data = jnp.asarray(problem.images)
-    epoch = jax.jit(trainer.epoch, donate_argnums=0).lower(state, hyper, data).compile()
+    check_counts(config, "instructions", *(["members"] if config.members is not None else []))
+    one_member = config.members is None or config.of == "sweep"
+    check(one_member, "--members", config.members, "belongs to --of sweep")
+    mlp = config.of == "single" or config.network == "mlp"
+    check(mlp, "--network", config.network, "belongs to --of single")
+    if config.device == "gpu":
+        # What the GPU replays as one graph the profiler does not tell apart. XLA reads its
+        # flags when it starts, which is below.
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_command_buffer=".strip()
+    begin_of = {"single": _single, "tabular": _tabular, "sweep": _sweep}
+    about = begin_of[config.of](config)
     bystanders = Bystanders()
+    found = {name: profiled(program, config) for name, program in about.programs.items()}
+    result = {
+        **subject(about.job, config, about.images),
+        "call": about.call,
+        "programs": found,
+        "machine": machine(bystanders),
+    }
+    kinds = dict.fromkeys(kind for one in found.values() for kind in one["by_kind"])
+    several = len(found) > 1
+    rows = [
+        {"": kind} | {
+            f"{name} {what}" if several else what: cell
+            for name, one in found.items()
+            for what, cell in _cells(kind, one).items()
+        }
+        for kind in kinds
+    ]  # fmt: skip
+    timed = "; ".join(
+        f"{f'`{name}`: ' if several else ''}{one['seconds']:.3g} s, with the profiler "
+        f"{one['seconds_profiled']:.3g} s, on {one['processors_busy']:.2f} processors"
+        for name, one in found.items()
+    )
+    write_results(
+        about.files,
+        f"{about.title}: where the time goes, {config.device.upper()}",
+        result,
+        rows,
+        f"{about.call}: {timed}. Seconds are from the start of an "
+        "instruction to its end: one that the threads share counts once, two that run beside "
+        "each other both count, so that they do not add up to the whole. An instruction that "
+        "fuses several operations counts as the first of: matrix product, gathering, random "
+        "numbers, exp or log; then, if it makes an array of a weight's shape, Adam or, if it "
+        "multiplies nothing, a copy.",
+        *(_listed(name if several else "", one) for name, one in found.items()),
+    )
+    print(f"{about.files.name}.json and .md are in {about.files.parent}")
 
-    def once() -> None:
-        nonlocal state
-        state, _ = jax.block_until_ready(epoch(state, hyper, data))
 
-    once()
+def _cells(kind: str, one: Mapping[str, Any]) -> dict[str, str]:
+    seconds, total = one["by_kind"].get(kind, 0.0), one["seconds_of_instructions"]
+    return {"seconds": f"{seconds:.3f}", "share": f"{100 * seconds / total:.1f}%"}
+
+
+def _listed(name: str, one: Mapping[str, Any]) -> str:
+    total = one["seconds_of_instructions"]
+    listed = ", ".join(
+        f"`{each['name']}` ({each['kind']}) {100 * each['seconds'] / total:.1f}%"
+        for each in one["instructions"]
+    )
+    return f"The costliest instructions{f' of `{name}`' if name else ''}: {listed}."
+
+
+def profiled(program: Program, config: Profile) -> dict[str, Any]:
+    """The time of a call, and of what is in it by its kind and by its instruction."""
+    program.call()
     began = time.process_time()
-    plain = seconds_of(once)
+    plain = seconds_of(program.call)
     processors = (time.process_time() - began) / plain
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            traced = seconds_of(once)
+            traced = seconds_of(program.call)
         times, counts = instruction_seconds(Path(folder))
-    weights = {leaf.shape for leaf in jax.tree.leaves(problem.params)}
-    kinds = kinds_of(str(epoch.as_text()), weights)
-    times = {name: seconds for name, seconds in times.items() if name in kinds}
-    total = sum(times.values())
+    kinds = kinds_of(program.text, program.weights)
+    each = program.members
+    times = {name: seconds / each for name, seconds in times.items() if name in kinds}
     by_kind: dict[str, float] = {}
     for name, seconds in times.items():
         by_kind[kinds[name]] = by_kind.get(kinds[name], 0.0) + seconds
-    by_kind = dict(sorted(by_kind.items(), key=lambda item: -item[1]))
     costly = sorted(times, key=lambda name: -times[name])[: config.instructions]
-    result = {
-        **subject(begun.job, config, begun.images),
-        "architecture": widths_of(config, begun.pixels),
-        "seconds_per_epoch": plain,
-        "seconds_per_epoch_profiled": traced,
+    return {
+        "seconds": plain / each,
+        "seconds_profiled": traced / each,
         "processors_busy": processors,
-        "seconds_of_instructions": total,
-        "by_kind": by_kind,
+        "seconds_of_instructions": sum(times.values()),
+        "by_kind": dict(sorted(by_kind.items(), key=lambda item: -item[1])),
         "instructions": [
             {
                 "name": name,
@@ -98,83 +191,102 @@ def run(config: Profile) -> None:
             }
             for name in costly
         ],
-        "machine": machine(bystanders),
     }
-    listed = ", ".join(f"`{n}` ({kinds[n]}) {100 * times[n] / total:.1f}%" for n in costly)
-    write_results(
+
+
+def _single(config: Profile) -> Subject:
+    """One model, as `single` trains it."""
+    config = checked(config)
+    begun = begin_model("profile", config, has_gpu=True)
+    problem, batch = begun.problem, config.batch_size
+    trainer = trainer_of(problem.vae, batch)
+    hyper = jax.tree.map(jnp.float32, Hyper(learning_rate=LEARNING_RATE))
+    state = trainer.init(jax.random.key(config.seed), hyper)
+    data = jnp.asarray(problem.images)
+    epoch = jax.jit(trainer.epoch, donate_argnums=0).lower(state, hyper, data).compile()
+
+    def once() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(epoch(state, hyper, data))
+
+    return Subject(
+        begun.job,
         begun.files,
-        f"VAE {result['architecture']} on {begun.images.name}, batch {batch}: an epoch's time, CPU",
-        result,
-        [
-            {"": kind, "seconds": f"{s:.3f}", "share": f"{100 * s / total:.1f}%"}
-            for kind, s in by_kind.items()
-        ],
-        f"One epoch, {begun.steps * batch} images, in {plain:.2f} s, with the profiler in "
-        f"{traced:.2f} s, on {processors:.2f} processors. Seconds are from the start of an "
-        "instruction to its end: one that the threads share counts once, two that run beside "
-        "each other both count, so that they do not add up to the epoch. An instruction that "
-        "fuses several operations counts as the first of: matrix product, gathering, random "
-        "numbers, exp or log; then, if it makes an array of a weight's shape, Adam.",
-        f"The costliest instructions of a step: {listed}.",
+        begun.images,
+        f"VAE {widths_of(config, begun.pixels)} on {begun.images.name}, batch {batch}",
+        f"An epoch of {begun.steps * batch} images",
+        {"single": Program(str(epoch.as_text()), once, shapes_of(problem.params))},
     )
-    print(f"{begun.files.name}.json and .md are in {begun.files.parent}")
 
 
-def instruction_seconds(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds and calls of everything that a trace has of the CPU's threads, by name."""
-    [file] = folder.glob("**/*.xplane.pb")
-    seconds: dict[str, float] = {}
-    calls: dict[str, int] = {}
-    for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
-        for line in plane.lines:
-            for event in line.events:
-                seconds[event.name] = seconds.get(event.name, 0.0) + event.duration_ns / 1e9
-                calls[event.name] = calls.get(event.name, 0) + 1
-    return seconds, calls
+def _tabular(config: Profile) -> Subject:
+    """The models of `tabular`, between two of their reports."""
+    ours = OurSweep(Tabular())  # first, for it says how many devices JAX starts with
+    files = files_of("profile-tabular", config, has_gpu=True)
+    started = ours.start()
+    models = len(ours.task.members)
+    population = started.population
+
+    def once() -> None:
+        nonlocal population
+        arguments = (population, started.members, started.data, started.test)
+        population, _ = jax.block_until_ready(started.epoch(*arguments))
+
+    # As they are on each device: of all its members, and in the one vector that Adam updates.
+    on_device = jax.tree.leaves(started.population.train.params)[0].sharding.num_devices
+    share = started.members.real.shape[0] // on_device
+    weights = {
+        (share, *leaf.shape[1:]) for leaf in jax.tree.leaves(started.population.train.params)
+    }
+    total = sum(leaf[0].size for leaf in jax.tree.leaves(started.population.train.params))
+    program = Program(str(started.epoch.as_text()), once, weights | {(share, total)})
+    title = f"{models} models of a table at once, {ours.task.title}, batch {ours.task.batch_size}"
+    call = f"{ours.task.passes} epochs of all, spread over {on_device} devices, and an evaluation"
+    return Subject("profile-tabular", files, None, title, call, {"vmap": program})
 
 
-def kinds_of(program: str, weights: set[tuple[int, ...]]) -> dict[str, str]:
-    """What each instruction of a compiled program is, by its name.
+def _sweep(config: Profile) -> Subject:
+    """A member of the population that `sweep` trains, and the model alone."""
+    files, images = begin("profile-sweep", config, has_gpu=True)
+    on_cpu = config.device == "cpu"
+    size = config.members or (24 if on_cpu else GPU_MEMBERS)
+    settings = resolved(
+        Sweep(
+            dataset=config.dataset,
+            data_dir=config.data_dir,
+            device=config.device,
+            members=(size,),
+            hidden=config.hidden,
+            latent_dim=config.latent_dim,
+            batch_size=config.batch_size,
+        )
+    )
+    task = mnist.prepare(model_of(settings, images, size))[1]
+    steps = min(SWEEP_STEPS, len(images.train_images) // config.batch_size)
+    rows = steps * config.batch_size
+    # As large a part of the test images, or evaluating them would take more than its share.
+    tested = max(1, len(images.test_images) * rows // len(images.train_images))
+    task = task._replace(data=images.train_images[:rows], test=images.test_images[:tested])
+    execution = "map" if on_cpu else "vmap"
+    trials = {
+        "solo": Trial(task, [yardstick(task.members)], "map"),
+        execution: Trial(task, task.members, execution),
+    }
+    alone = {shape[1:] for shape in shapes_of(trials["solo"].population.train.params)}
+    programs = {
+        name: Program(
+            trial.program_text(),
+            trial.epoch,
+            alone | {(trial.size, *shape) for shape in alone},
+            trial.size,
+        )
+        for name, trial in trials.items()
+    }
+    title = f"{size} members of a sweep, {task.title}, batch {config.batch_size}"
+    call = f"{steps} steps of a member and its evaluation on {tested} images"
+    return Subject("profile-sweep", files, images, title, call, programs)
 
-    Args:
-        program: as XLA writes it.
-        weights: shapes of the parameters.
 
-    Returns:
-        The kinds; of loops and calls none, as what is in them has its own time.
-    """
-    bodies = dict(_computations(program))
-    kinds = {}
-    for body in bodies.values():
-        for line in body:
-            found = _INSTRUCTION.match(line)
-            if found is None or found[3] in ("while", "call", "conditional", "parameter"):
-                continue
-            inner = _operations(line, bodies)
-            kind = next((k for k, ops in KINDS.items() if not inner.isdisjoint(ops)), None)
-            shape = tuple(map(int, re.findall(r"\d+", found[2].partition("[")[2])))
-            kinds[found[1]] = kind or (OPTIMISER if shape in weights else REST)
-    return kinds
-
-
-def _computations(program: str) -> Iterator[tuple[str, list[str]]]:
-    """The computations of a program, their lines by their names."""
-    name, body = "", []
-    for line in program.splitlines():
-        head = re.match(r"^(?:ENTRY )?%?([\w.-]+) .*\{$", line)
-        if head is not None:
-            name, body = head[1], []
-        elif line.startswith("}"):
-            yield name, body
-        else:
-            body.append(line)
-
-
-def _operations(line: str, bodies: Mapping[str, list[str]]) -> set[str]:
-    """The operations of an instruction, those of what it fuses among them."""
-    found = _INSTRUCTION.match(line)
-    operations = set() if found is None else {found[3]}
-    for name in _CALLS.findall(line):
-        for inner in bodies.get(name, []):
-            operations |= _operations(inner, bodies)
-    return operations
+def shapes_of(params: Params) -> set[tuple[int, ...]]:
+    """The shapes of some parameters."""
+    return {leaf.shape for leaf in jax.tree.leaves(params)}

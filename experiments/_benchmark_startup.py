@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, check_output
+
+import numpy as np
 
 from experiments._benchmark_job import (
     Goal,
@@ -21,22 +22,25 @@ from experiments._benchmark_job import (
     said_of,
     subject,
 )
+from experiments._benchmark_page import in_json, measured_of
 from experiments._run import UsageError
 from experiments._timing import (
     Bystanders,
-    Turns,
     alternate,
     compared,
-    flat,
     machine,
+    single_figure,
     spread,
     write_results,
 )
+from vae_jax import figures
 
 COLD, WARM = "mnist, empty cache", "mnist, filled cache"
 OWN_IMPORT, PLAIN_IMPORT = "import vae_jax", "import jax, flax.linen, optax"
 EXPERIMENT_IMPORT = "import experiments.mnist"
 SECONDS_GOAL, IMPORT_GOAL, BYTES_GOAL = 6.0, 3.0, 700e6
+# Past a checkpoint (every 5, and the last) and several snapshots (1, 2, 5 and the last).
+PEAK_EPOCHS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,45 +80,67 @@ def run(config: Startup) -> None:
         turns = alternate(measures, turns=config.turns)
         hardware = machine(bystanders)
         shutil.rmtree(caches / "xla", ignore_errors=True)  # compiling is what takes most
-        peak, _ = peak_of([*arguments, "--figures", "first_seed"], environment)
-    warm, importing = _median(turns[WARM]), _median(turns[EXPERIMENT_IMPORT])
+        shown = [*arguments, "--figures", "first_seed"]
+        peak, _ = peak_of(shown, environment, epochs=PEAK_EPOCHS)
+    found = {name: spread(seconds) for name, seconds in turns.items()}
     goals = [
-        Goal("seconds to the first epoch, filled cache", SECONDS_GOAL, warm, at_most=True),
-        Goal("seconds of them importing", IMPORT_GOAL, importing, at_most=True),
-        Goal("MB of memory in an epoch, at the most", BYTES_GOAL / 1e6, peak / 1e6, at_most=True),
+        Goal.of_seconds("seconds to the first epoch, filled cache", SECONDS_GOAL, found[WARM]),
+        Goal.of_seconds("seconds of them importing", IMPORT_GOAL, found[EXPERIMENT_IMPORT]),
+        Goal("MB of memory, at the most", BYTES_GOAL / 1e6, peak / 1e6, at_most=True),
+    ]
+    ratios = {
+        (name, other): compared(turns[name], turns[other])
+        for name, other in ((WARM, COLD), (OWN_IMPORT, PLAIN_IMPORT))
+    }
+    others = dict(ratios)
+    about = {WARM: goals[0], EXPERIMENT_IMPORT: goals[1]}
+    measured = [
+        measured_of(
+            name,
+            one,
+            ratio=ratios.get((name, others.get(name, ""))),
+            other=others.get(name, ""),
+            goal=about.get(name),
+        )
+        for name, one in found.items()
     ]
     result = {
         **subject("startup", config, images),
-        "measures": {name: spread(seconds) for name, seconds in turns.items()},
-        "ratios": {
-            f"{name} / {other}": compared(turns[name], turns[other])
-            for name, other in ((WARM, COLD), (OWN_IMPORT, PLAIN_IMPORT))
-        },
+        "measures": found,
+        "ratios": {f"{name} / {other}": ratio for (name, other), ratio in ratios.items()},
         "peak_bytes": peak,
+        "peak_epochs": PEAK_EPOCHS,
         "goals": [goal.as_json() for goal in goals],
+        "measured": in_json(measured),
         "machine": hardware,
     }
     rows = [
         {
             "measure": name,
             **{which: f"{measure[f'{which}_seconds']:.2f}" for which in ("median", "min", "max")},
+            "times": line.times,
         }
-        for name, measure in result["measures"].items()
+        for (name, measure), line in zip(found.items(), measured, strict=True)
     ]
+    title = f"Start of experiments.mnist on {images.name}, and imports"
     write_results(
         files,
-        f"Start of experiments.mnist on {images.name}, and imports: seconds, CPU",
+        f"{title}: seconds, CPU",
         result,
         rows,
         "`mnist`: from the start of the process `python -m experiments.mnist --epochs 1` to the "
         "line of its first epoch, which has trained, tested and compiled, with an empty or a "
         "filled compilation cache; the data are on the disk. Imports: each in a fresh process, "
-        f"without the start of Python. Over {config.turns} turns, in which the five alternate. "
+        f"without the start of Python. Over {config.turns} turns, in which the five alternate; "
+        "times: median and range of the ratios within a turn. "
         f"The process of `mnist`, with an empty cache, takes {peak / 1e6:.0f} MB at the most "
-        "(resident, one epoch and its figures).",
+        f"(resident, {PEAK_EPOCHS} epochs: two checkpoints, four snapshots and the figures).",
         said_of(goals),
     )
-    print(f"{files.name}.json and .md are in {files.parent}")
+    seconds = {name.replace(" ", "_"): np.array(own) for name, own in turns.items()}
+    figure = single_figure(title, turns, "seconds on the CPU: median, range, and every turn")
+    figures.save(figure, files.with_suffix(".png"), **seconds)
+    print(f"{files.name}.json, .md and .png are in {files.parent}")
 
 
 def first_epoch_seconds(
@@ -150,7 +176,3 @@ def import_seconds(statement: str, environment: Mapping[str, str]) -> float:
     code = f"import time; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
     return float(check_output(command, env=environment, stderr=PIPE, text=True))
-
-
-def _median(turns: Turns) -> float:
-    return statistics.median(flat(turns))

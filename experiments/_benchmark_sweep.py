@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +35,8 @@ from experiments._benchmark_job import (
     said_of,
     subject,
 )
+from experiments._benchmark_page import in_json, measured_of
+from experiments._benchmark_single import USUAL_EPOCHS, total_seconds
 from experiments._grid import Member
 from experiments._run import UsageError, check
 from experiments._sweep import Task
@@ -53,7 +55,7 @@ from vae_jax import figures
 from vae_jax.data import ImageData
 from vae_jax.evaluation import ElboEstimate
 from vae_jax.sharding import place
-from vae_jax.sweep import Execution, make_members, make_sweep, place_members
+from vae_jax.sweep import Execution, Population, make_members, make_sweep, place_members
 from vae_jax.types import Params
 
 # In the order in which a smaller grid takes them; 1 is what single models are trained with.
@@ -75,8 +77,6 @@ class Sweep(Job):
     do; needs PyTorch with CUDA.
     """
 
-    device: Literal["cpu", "gpu"] = "cpu"
-    """What is measured; JAX must be running on it."""
     members: tuple[int, ...] | None = None
     """Members of the population, 24; on a GPU of each population, 1 4 16 64 256."""
     memory_members: int = 24
@@ -148,6 +148,15 @@ class Trial:
         stopped = int(np.count_nonzero(self._report.status.cause))
         if stopped:
             raise UsageError(f"{stopped} of {self.size} members diverged; nothing to compare")
+
+    @property
+    def population(self) -> Population:
+        """The members as they are now."""
+        return self._population
+
+    def program_text(self) -> str:
+        """The compiled epoch, as XLA writes it."""
+        return str(self._epoch.as_text())
 
     def params(self) -> Params:
         """The parameters of the member of `neg_elbo`."""
@@ -258,6 +267,8 @@ def run(config: Sweep) -> None:
             "execution": trial.execution,
             "compile_seconds": trial.compile_seconds,
             "first_epoch_seconds": first[name],
+            "usual_seconds": trial.compile_seconds
+            + trial.size * total_seconds(first[name], spread(turns[name])["median_seconds"]),
             **spread(turns[name]),
             **compared(turns[name], turns["solo"]),
             "share_of_matrix_products": compared(turns[PRODUCTS], turns[name])[
@@ -272,10 +283,19 @@ def run(config: Sweep) -> None:
     cost = step_cost(layers, config.batch_size)
     seconds = alone["median_seconds"]
     limits = limits_of(cost, steps, seconds=seconds, share=share, copied=copied)
-    ratio = runs["map"]["median_of_turn_ratios"]
     goals = [
-        Goal("times solo, a member-epoch of map", GOAL_RATIO, ratio, at_most=True),
+        Goal.of_ratio("times solo, a member-epoch of map", GOAL_RATIO, runs["map"], at_most=True),
         Goal("bytes a parameter and member", GOAL_BYTES, added, at_most=True),
+    ]
+    measured = [
+        measured_of(
+            f"{name}, a member and epoch",
+            runs.get(name, alone),
+            ratio=None if name == "solo" else compared(turns[name], turns["solo"]),
+            other="solo",
+            goal=goals[0] if name == "map" else None,
+        )
+        for name in turns
     ]
     result = {
         **subject("sweep", config, images),
@@ -291,6 +311,7 @@ def run(config: Sweep) -> None:
         "limits": limits,
         "memory": used,
         "goals": [goal.as_json() for goal in goals],
+        "measured": in_json(measured),
         "machine": hardware,
     }
     title = (
@@ -305,6 +326,7 @@ def run(config: Sweep) -> None:
             "by turns": ratio_in_words(one),
             "of the products' rate": f"{one['share_of_matrix_products']:.0%}",
             "compiled in": f"{one['compile_seconds']:.2f}",
+            f"{USUAL_EPOCHS} epochs of all": f"{one['usual_seconds']:,.0f}",
             f"-ELBO, {result['epochs']} epochs": f"{one['test_neg_elbo']:.2f}",
         }
         for name, one in runs.items()
@@ -319,7 +341,8 @@ def run(config: Sweep) -> None:
         "three and the matrix products alone alternate in one process. `solo`: one model as "
         "`experiments.mnist` trains it, a sweep of one member; `map` and `vmap`: the members one "
         "after the other in one program, and all at once. Times solo: ratio of the medians; "
-        "by turns: median and range of the ratios within a turn. Compiling is not in the times. "
+        "by turns: median and range of the ratios within a turn. Compiling is not in the times; "
+        f"{USUAL_EPOCHS} epochs of all: it, and these of every member, what a user waits for. "
         "-ELBO is that of the member at beta 1 with the first seed, nats per image.",
         limits_in_words(limits, "`solo`, its evaluation in the time,"),
         "Memory: the peak resident memory of `python -m experiments.mnist --epochs 1 --figures "

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE, CalledProcessError, check_output
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ from experiments._benchmark_job import (
     said_of,
     subject,
 )
+from experiments._benchmark_page import Measured, in_json, measured_of
 from experiments._peers import OURS, import_torch
 from experiments._run import UsageError, check
 from experiments._sweep import Task
@@ -44,14 +45,22 @@ from experiments._timing import (
     alternate,
     compared,
     machine,
-    ratio_in_words,
     seconds_of,
+    single_figure,
     spread,
     write_results,
 )
-from vae_jax import sharding
+from vae_jax import figures, sharding
 from vae_jax.gaussian import LOG_2PI
-from vae_jax.sweep import Report, Subsets, make_members, make_sweep, place_members
+from vae_jax.sweep import (
+    Members,
+    Population,
+    Report,
+    Subsets,
+    make_members,
+    make_sweep,
+    place_members,
+)
 
 # In a process of its own: the first fit with what JAX does only once, and the later ones.
 FITS = """
@@ -99,6 +108,7 @@ print(json.dumps({
 """
 
 
+ONCE = "ours, once compiled"
 TORCH_MODELS = 5  # the folds of seed 0 at beta 1
 LARGE_FITS = 3
 
@@ -155,21 +165,62 @@ def run(config: Tabular) -> None:
         fits = [_json_of(FITS, Path(scratch)) for _ in range(config.turns)]
         large = [_json_of(LARGE, Path(scratch), str(config.rows), "3") for _ in range(LARGE_FITS)]
     first, later = spread([[fit[0]] for fit in fits]), spread([fit[1:] for fit in fits])
-    rate = statistics.median(fit["rows_per_second"] for fit in large)
-    tables = max(fit["memory_in_tables"] for fit in large)
+    rates = sorted(fit["rows_per_second"] for fit in large)
+    tables = sorted(fit["memory_in_tables"] for fit in large)
     ratio = compared(times["torch"], times[OURS])
-    ratio_compiled = compared(times["torch"], times["once compiled"])
+    compiled = compared(times["torch"], times["once compiled"])
     whole, per_model = spread(turns[OURS]), {name: spread(own) for name, own in times.items()}
-    medians = {name: own["median_seconds"] for name, own in per_model.items()}
-    limits = ours.limits(medians["once compiled"])
+    limits = ours.limits(per_model["once compiled"]["median_seconds"])
     goals = [
-        Goal(f"seconds of {models} models, all in", 10, whole["median_seconds"], at_most=True),
-        Goal("seconds a model, once compiled", 0.008, medians["once compiled"], at_most=True),
-        Goal("times torch, a model", 100, ratio["median_of_turn_ratios"]),
-        Goal("seconds of the first fit", 1.5, first["median_seconds"], at_most=True),
-        Goal("seconds of a later fit", 0.15, later["median_seconds"], at_most=True),
-        Goal("rows a second", 500_000, rate),
-        Goal("memory in tables", 3, tables, at_most=True),
+        Goal.of_seconds(f"seconds of {models} models, all in", 10, whole),
+        Goal.of_seconds("seconds a model, once compiled", 0.008, per_model["once compiled"]),
+        Goal.of_ratio("times torch, a model", 100, ratio),
+        Goal.of_seconds("seconds of the first fit", 1.5, first),
+        Goal.of_seconds("seconds of a later fit", 0.15, later),
+        Goal("rows a second", 500_000, statistics.median(rates), low=rates[0], high=rates[-1]),
+        Goal("memory in tables", 3, tables[-1], at_most=True, low=tables[0], high=tables[-1]),
+    ]
+    measured = [
+        measured_of(
+            f"{models} models x {config.epochs} epochs, compilation included", whole, goal=goals[0]
+        ),
+        measured_of("a model of them", per_model[OURS], unit="ms", scale=1000),
+        measured_of(
+            "a model of them, once compiled",
+            per_model["once compiled"],
+            unit="ms",
+            scale=1000,
+            goal=goals[1],
+        ),
+        measured_of(
+            "a model in a PyTorch loop",
+            per_model["torch"],
+            unit="ms",
+            scale=1000,
+            ratio=ratio,
+            goal=goals[2],
+        ),
+        measured_of(
+            "the same", per_model["torch"], unit="ms", scale=1000, ratio=compiled, other=ONCE
+        ),
+        measured_of("VAE().fit of Wine, the first", first, goal=goals[3]),
+        measured_of("VAE().fit of Wine, later", later, goal=goals[4]),
+        Measured(
+            f"rows a second, {config.rows:,} x 30, hidden 64",
+            "",
+            goals[5].reached,
+            rates[0],
+            rates[-1],
+            goal=goals[5].what,
+        ),
+        Measured(
+            "memory, of the table's size",
+            "",
+            statistics.median(tables),
+            tables[0],
+            tables[-1],
+            goal=goals[6].what,
+        ),
     ]
     result = {
         **subject("tabular", config, None),
@@ -177,37 +228,33 @@ def run(config: Tabular) -> None:
         "sweep": whole,
         "per_model": per_model,
         "compilation": spread([[seconds] for seconds in ours.compiled]),
-        "ratios": {"torch / vae_jax": ratio, "torch / vae_jax, once compiled": ratio_compiled},
+        "ratios": {"torch / vae_jax": ratio, "torch / vae_jax, once compiled": compiled},
         "test_neg_elbo": quality,
         "fits": {"first": first, "later": later},
-        "large": {"rows_per_second": rate, "memory_in_tables": tables, "fits": large},
+        "large": {
+            "rows_per_second": statistics.median(rates),
+            "memory_in_tables": tables[-1],
+            "fits": large,
+        },
         "limits": limits,
         "goals": [goal.as_json() for goal in goals],
+        "measured": in_json(measured),
         "machine": machine(bystanders),
     }
 
-    here = {
-        f"{models} models x {config.epochs} epochs, compilation included": (
-            f"{whole['median_seconds']:.1f} s"
-        ),
-        "a model of them": f"{1000 * medians[OURS]:.1f} ms",
-        "a model of them, once compiled": f"{1000 * medians['once compiled']:.1f} ms",
-        "a model in a PyTorch loop": f"{1000 * medians['torch']:.0f} ms",
-        "times PyTorch, within a turn": ratio_in_words(ratio),
-        "times PyTorch, once compiled": ratio_in_words(ratio_compiled),
-        "VAE().fit of Wine, the first": f"{first['median_seconds']:.2f} s",
-        "VAE().fit of Wine, later": f"{later['median_seconds']:.3f} s",
-        f"rows a second, {config.rows:,} x 30, hidden 64": f"{rate:,.0f}",
-        "memory, of the table's size": f"{tables:.2f}",
-    }
+    title = "Small models of a table, and the estimator"
     write_results(
         files,
-        "Small models of a table, and the estimator, CPU",
+        f"{title}, CPU",
         result,
-        [{"": what, "here": got} for what, got in here.items()],
+        [
+            {"": line.what, "median": line.told, "range": line.range, "times": line.times}
+            for line in measured
+        ],
         f"Medians of {config.turns} turns, in which the sweep and {TORCH_MODELS} PyTorch models "
         "alternate in one process, the sweep on all processors and PyTorch's models one after the "
-        "other. The sweep is compiled anew in each. Held-out -ELBO of the same "
+        "other; times: median and range of the ratios within a turn. The sweep is compiled anew "
+        "in each. Held-out -ELBO of the same "
         f"{TORCH_MODELS} models (beta 1, seed 0), nats per row: vae_jax "
         f"{quality[OURS]:.2f}, PyTorch {quality['torch']:.2f}. Fits are in fresh processes, "
         f"without the imports. Rows a second: the median of {LARGE_FITS} processes, without "
@@ -217,7 +264,32 @@ def run(config: Tabular) -> None:
         + " The products are batched over the models.",
         said_of(goals),
     )
-    print(f"{files.name}.json and .md are in {files.parent}")
+    seconds = {name.replace(" ", "_"): np.array(own) for name, own in times.items()}
+    what = "seconds a model on the CPU: median, range, and every turn"
+    names = {OURS: f"vae_jax, {models} at once", "once compiled": ONCE, "torch": "PyTorch loop"}
+    figure = single_figure(title, {told: times[name] for name, told in names.items()}, what)
+    figures.save(figure, files.with_suffix(".png"), **seconds)
+    print(f"{files.name}.json, .md and .png are in {files.parent}")
+
+
+class Started(NamedTuple):
+    """A population that may train.
+
+    Attributes:
+        epoch: compiled, of `(population, members, data, test)`.
+        population: untrained.
+        members: of it, filled up to as many as the devices share evenly.
+        data: what each trains on.
+        test: what each is evaluated on.
+        seconds: until now.
+    """
+
+    epoch: Any
+    population: Population
+    members: Members
+    data: Any
+    test: Any
+    seconds: float
 
 
 class OurSweep:
@@ -235,13 +307,9 @@ class OurSweep:
         self.config, self.task = tabular.prepare(tabular.validate(settings))
         self.compiled: list[float] = []
 
-    def train(self) -> float:
-        """Compile and train; the held-out negative ELBO of the models at beta 1 and seed 0.
-
-        Appends the seconds until the training began to `compiled`.
-        """
+    def start(self) -> Started:
+        """Put models, data and the compiled epoch on the devices."""
         began = time.perf_counter()
-        jax.clear_caches()
         task = self.task
         mesh = sharding.member_mesh()
         sweep = make_sweep(
@@ -264,15 +332,27 @@ class OurSweep:
         population = sweep.init(members)
         data, test = (sharding.place(part, mesh) for part in (task.data, task.test))
         epoch = sweep.epoch.lower(population, members, data, test).compile()
-        self.compiled.append(time.perf_counter() - began)
+        return Started(epoch, population, members, data, test, time.perf_counter() - began)
+
+    def train(self) -> float:
+        """Compile and train; the held-out negative ELBO of the models at beta 1 and seed 0.
+
+        Appends the seconds until the training began to `compiled`.
+        """
+        jax.clear_caches()
+        started = self.start()
+        self.compiled.append(started.seconds)
+        population = started.population
         report: Report | None = None
-        for _ in range(self.config.epochs // task.passes):
-            population, report = epoch(population, members, data, test)
+        for _ in range(self.config.epochs // self.task.passes):
+            population, report = started.epoch(
+                population, started.members, started.data, started.test
+            )
             report = jax.device_get(report)
         assert report is not None
         same = [
             i
-            for i, member in enumerate(task.members)
+            for i, member in enumerate(self.task.members)
             if member.hyper.beta == 1 and member.seed == 0
         ]
         return -float(np.asarray(report.test.elbo)[same].mean())

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -46,10 +47,13 @@ class Peer(NamedTuple):
     Attributes:
         epoch: train one epoch, and return its average loss (nats per image) when it is done.
         params: the weights as they are now, in the layout of `vae_jax`.
+        compile_seconds: that the program was compiled in before the first epoch; None if it is
+            not compiled ahead.
     """
 
     epoch: Callable[[], float]
     params: Callable[[], Params]
+    compile_seconds: float | None = None
 
 
 class TorchVAE(NamedTuple):
@@ -77,9 +81,32 @@ def trainer_of(vae: VAE, batch_size: int) -> Trainer:
     return make_trainer(vae, beta(), batch_size=batch_size)
 
 
+class Compiled(NamedTuple):
+    """A program, and the seconds that it was compiled in."""
+
+    program: Any
+    seconds: float
+
+
+def compiled_for(function: Any, *arguments: Any) -> Compiled:
+    """Compile a jitted function ahead, for arguments of such shapes and types."""
+    began = time.perf_counter()
+    program = function.lower(*arguments).compile()
+    return Compiled(program, time.perf_counter() - began)
+
+
+@functools.cache
+def compiled_epoch(vae: VAE, batch_size: int, shape: tuple[int, ...]) -> Compiled:
+    """An epoch on uint8 images of a shape, compiled once for all the seeds of a model."""
+    trainer, hyper = trainer_of(vae, batch_size), Hyper(*map(jnp.float32, Hyper()))
+    state = jax.eval_shape(trainer.init, jax.random.key(0), hyper)
+    return compiled_for(trainer.epoch, state, hyper, jax.ShapeDtypeStruct(shape, jnp.uint8))
+
+
 def jax_peer(problem: Problem) -> Peer:
     """This library, an epoch as one compiled program."""
     trainer = trainer_of(problem.vae, problem.batch_size)
+    compiled = compiled_epoch(problem.vae, problem.batch_size, problem.images.shape)
     hyper = jax.tree.map(jnp.float32, Hyper(learning_rate=LEARNING_RATE))
     state = trainer.init(jax.random.key(problem.seed), hyper)
     # Copied, because an epoch donates what it is given.
@@ -88,10 +115,10 @@ def jax_peer(problem: Problem) -> Peer:
 
     def epoch() -> float:
         nonlocal state
-        state, metrics = jax.block_until_ready(trainer.epoch(state, hyper, data))
+        state, metrics = jax.block_until_ready(compiled.program(state, hyper, data))
         return float(metrics["loss"])
 
-    return Peer(epoch, lambda: state.params)
+    return Peer(epoch, lambda: state.params, compiled.seconds)
 
 
 def plain_loss(vae: VAE, params: Params, eps: jax.Array, x: jax.Array) -> jax.Array:
@@ -131,18 +158,20 @@ def jax_steps_peer(problem: Problem) -> Peer:
     moments, done = optimizer.init(params), 0
     images = problem.images.astype(np.float32) / 255
     order_of, root = np.random.default_rng(problem.seed), jax.random.key(problem.seed)
+    compiled = compiled_for(step, params, moments, root, images[:batch])
 
     def epoch() -> float:
         nonlocal params, moments, done
         order, losses = order_of.permutation(len(images)), []
         for start in range(0, len(images) - batch + 1, batch):
             x = images[order[start : start + batch]]
-            params, moments, loss = step(params, moments, jax.random.fold_in(root, done), x)
+            key = jax.random.fold_in(root, done)
+            params, moments, loss = compiled.program(params, moments, key, x)
             losses.append(loss)
             done += 1
         return float(jnp.stack(losses).mean())
 
-    return Peer(epoch, lambda: params)
+    return Peer(epoch, lambda: params, compiled.seconds)
 
 
 def import_torch() -> Any:
@@ -270,6 +299,15 @@ def torch_peer(
             network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(weights, LEARNING_RATE, fused=True)
     terms = torch.compile(torch_elbo_terms) if compiled else torch_elbo_terms
+    compile_seconds = None
+    if compiled:
+        # Its first call compiles both ways; what it finds is not learnt from.
+        began = time.perf_counter()
+        some = next(iter(batches()))
+        torch_loss(model, some, problem.vae.latent_dim, terms).backward()
+        optimizer.zero_grad()
+        compile_seconds = time.perf_counter() - began
+        torch.manual_seed(problem.seed)
 
     def step(x: Any) -> Any:
         loss = torch_loss(model, x, problem.vae.latent_dim, terms)
@@ -278,7 +316,8 @@ def torch_peer(
         optimizer.step()
         return loss.detach()
 
-    return Peer(functools.partial(_torch_epoch, step, batches), lambda: twin.params(model))
+    epoch = functools.partial(_torch_epoch, step, batches)
+    return Peer(epoch, lambda: twin.params(model), compile_seconds)
 
 
 def torch_graph_peer(problem: Problem, device: str = "cuda") -> Peer:

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from matplotlib.figure import Figure
 
 from experiments._progress import console, table
 from experiments._report import markdown_table
 from experiments._run import RunFolder
-from vae_jax import figures
+from vae_jax import figures, sharding
 
 # Seconds, `[turns][calls in a turn]`.
 Turns = list[list[float]]
@@ -95,6 +96,11 @@ def ratio_in_words(ratio: Mapping[str, float]) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
+def times_in_words(ratio: Mapping[str, float], other: str) -> str:
+    """`1.45 (1.31 to 1.94) x ours`."""
+    return f"{ratio_in_words(ratio)} x {other}"
+
+
 class Bystanders:
     """How much of the processors other processes take while something is measured.
 
@@ -140,11 +146,16 @@ def machine(bystanders: Bystanders) -> dict[str, Any]:
     text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
     model = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
     torch = sys.modules.get("torch")
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", *(("torch",) if torch else ()))
+    packages = ["jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn"]
+    packages += [name for name in ("torch", "pythae") if name in sys.modules]
     versions = {name: importlib.metadata.version(name) for name in packages}
+    gpu = jax.default_backend() == "gpu"
     return {
         "cpu_model": model[1] if model else platform.processor() or platform.machine(),
         "cpu_count": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "device": jax.devices()[0].device_kind if gpu else None,
+        "threads": sharding.num_cores(),
         "cpus_busy_with_others": None if busy is None else round(busy, 3),
         "NPROC": os.environ.get("NPROC"),
         "torch_threads": torch.get_num_threads() if torch else None,
@@ -168,7 +179,10 @@ def write_results(
     columns, cells = list(rows[0]), [list(row.values()) for row in rows]
 
     on = result["machine"]
-    about = [f"{on['cpu_model']}, {on['cpu_count']} cores, NPROC {on['NPROC'] or 'not set'}"]
+    about = [f"{on['cpu_model']}, {on['cpu_count']} cores, {on['memory_bytes'] / 1e9:.0f} GB"]
+    if on["device"]:
+        about.append(on["device"])
+    about.append(f"{on['threads']} threads of XLA (NPROC {on['NPROC'] or 'not set'})")
     if on["torch_threads"]:
         about.append(f"{on['torch_threads']} PyTorch threads")
     if on["cpus_busy_with_others"] is not None:
@@ -197,7 +211,8 @@ def single_figure(
         axes.plot(times, [row] * len(times), "|", color=color, markersize=8)
         axes.plot(median, row, "o", color=color, markersize=6)
         above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
-        axes.annotate(f"{median:.2f} s", (median, row), fontsize=8, **above)
+        told = f"{median:.2f} s" if median >= 1 else f"{median:.3g} s"
+        axes.annotate(told, (median, row), fontsize=8, **above)
     axes.set_yticks(range(len(turns)), list(turns), fontsize=9)
     axes.set_ylim(len(turns) - 0.5, -0.7)  # the first row on top
     axes.set_xlim(0, 1.1 * max(max(flat(seconds)) for seconds in turns.values()))

@@ -1,6 +1,7 @@
 import functools
 import json
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -21,10 +22,11 @@ from experiments import (
     _benchmark_cost,
     _benchmark_gpu,
     _benchmark_growth,
+    _benchmark_instructions,
     _benchmark_job,
     _benchmark_lines,
     _benchmark_model,
-    _benchmark_profile,
+    _benchmark_page,
     _benchmark_single,
     _benchmark_startup,
     _benchmark_sweep,
@@ -35,6 +37,7 @@ from experiments import (
     benchmark,
     mnist,
 )
+from experiments._benchmark_cost import PRODUCTS
 from experiments._benchmark_evaluation import Evaluation
 from experiments._benchmark_growth import Growth
 from experiments._benchmark_job import Goal, environment
@@ -126,7 +129,11 @@ def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
         seconds = np.array(peer["seconds"])
         assert seconds.shape == (2, 2)
         assert (seconds > 0).all()
-        assert peer["first_epoch_seconds"] > 0
+        first = peer["first_epoch_seconds"]
+        assert first > (peer["compile_seconds"] or 0) >= 0
+        ahead = name in ("vae_jax", "jax-steps", "torch-compiled")
+        assert (peer["compile_seconds"] is not None) == ahead
+        assert peer["usual_seconds"] == pytest.approx(first + 19 * np.median(seconds))
         assert (peer["min_seconds"], peer["max_seconds"]) == (seconds.min(), seconds.max())
         assert peer["median_seconds"] == pytest.approx(np.median(seconds))
         assert peer["images_per_second"] == pytest.approx(1408 / np.median(seconds))
@@ -139,6 +146,10 @@ def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
         assert f"| {name} |" in markdown
         assert said.count(f"turn 1/2  {name}  ") == 1
     assert result["peers"]["vae_jax"]["ratio_of_medians"] == 1
+    measured = {line["what"]: line for line in result["measured"]}
+    assert measured["torch, an epoch"]["goal"] == "times torch, an epoch"
+    assert measured["matrix products, an epoch"]["goal"] in goals
+    assert goals["times torch, an epoch"]["low"] == result["peers"]["torch"]["min_of_turn_ratios"]
 
     with Image.open(folder / "single-cpu.png") as image:
         assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
@@ -179,6 +190,10 @@ def test_text_measures_and_writes_for_real(tmp_path, torch):
     ratio = np.median(assert_sums_up(theirs, 2) / assert_sums_up(ours, 2))
     assert theirs["median_of_turn_ratios"] == pytest.approx(ratio)
     assert result["goals"][0]["reached"] == theirs["median_of_turn_ratios"]
+    assert ours["first_epoch_seconds"] > ours["compile_seconds"] > 0
+    total = ours["first_epoch_seconds"] + 19 * ours["median_seconds"]
+    assert ours["usual_seconds"] == pytest.approx(total)
+    assert len(result["measured"]) == 3
     sentences = load_sentences("grammar", num_train=256)
     lengths, words = lengths_of(sentences.train), len(sentences.vocabulary)
     assert result["tokens_per_epoch"] == lengths.sum()
@@ -463,6 +478,12 @@ def test_startup_measures_and_writes_for_real(tmp_path, monkeypatch):
     reached = [goal["reached"] for goal in result["goals"]]
     imports = medians[_benchmark_startup.EXPERIMENT_IMPORT]
     assert reached == [warm, imports, result["peak_bytes"] / 1e6]
+    assert result["peak_epochs"] == 6
+    lines = {line["what"]: line for line in result["measured"]}
+    assert list(lines) == list(medians)
+    assert lines[_benchmark_startup.WARM]["times"].endswith(" x mnist, empty cache")
+    with Image.open(tmp_path / "benchmark" / "startup-cpu.png") as image:
+        assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
     assert 5e7 < result["peak_bytes"] < 1e10
     # The epoch is compiled where the cache is empty, and found where it is filled. (Programs
     # that compile in a moment are kept or not as the clock has it, so they are not counted.)
@@ -508,6 +529,9 @@ def test_sweep_measures_and_writes_for_real(tmp_path, capsys):
     for name, one in result["runs"].items():
         seconds = assert_sums_up(one, turns=2)
         assert (one["compile_seconds"] > 0, one["first_epoch_seconds"] > 0) == (True, True)
+        waited = one["first_epoch_seconds"] + 19 * np.median(seconds)
+        total = one["compile_seconds"] + one["members"] * waited
+        assert one["usual_seconds"] == pytest.approx(total)
         assert one["ratio_of_medians"] == pytest.approx(np.median(seconds) / np.median(solo))
         assert one["median_of_turn_ratios"] == pytest.approx(np.median(seconds / solo))
         assert f"| {name} | {one['members']} |" in markdown
@@ -636,62 +660,172 @@ def test_a_profile_knows_what_the_instructions_are():
 
     arguments = jnp.ones((50, 30)), jnp.ones((40, 50)), jnp.arange(20)
     program = str(jax.jit(step).lower(*arguments).compile().as_text())
-    kinds = _benchmark_profile.kinds_of(program, {(50, 30)})
-    assert set(kinds.values()) >= {_benchmark_profile.PRODUCTS, _benchmark_profile.GATHER}
+    kinds = _benchmark_instructions.kinds_of(program, {(50, 30)})
+    assert set(kinds.values()) >= {PRODUCTS, _benchmark_instructions.GATHER}
     # Two products, each by itself or with what is fused to it.
-    assert sum(kind == _benchmark_profile.PRODUCTS for kind in kinds.values()) >= 2
+    assert sum(kind == PRODUCTS for kind in kinds.values()) >= 2
 
 
-def test_an_epoch_is_profiled(tmp_path):
-    benchmark.run(Config(Profile(**TINY, output_dir=tmp_path)))
-    result, markdown = texts_of(tmp_path / "benchmark", "profile")
+def test_a_profile_tells_what_moves_weights_and_what_a_gpu_s_library_does():
+    line = "  %{} = f32[{}]{{1,0}} {}(%a), custom_call_target=\"{}\""
+    program = "\n".join(
+        [
+            "ENTRY %main (a: f32[4,5]) -> f32[4,5] {",
+            line.format("gemm.1", "7,5", "custom-call", "__cublas$gemm"),
+            line.format("sort.1", "7", "custom-call", "__cub$DeviceRadixSort"),
+            line.format("copy.1", "4,5", "copy", ""),
+            line.format("step.1", "4,5", "multiply", ""),
+            line.format("other.1", "6,5", "copy", ""),
+            "}",
+        ]
+    )
+    assert _benchmark_instructions.kinds_of(program, {(4, 5)}) == {
+        "gemm.1": PRODUCTS,
+        "sort.1": _benchmark_instructions.NOISE,
+        "copy.1": _benchmark_instructions.COPIES,
+        "step.1": _benchmark_instructions.OPTIMISER,
+        "other.1": _benchmark_instructions.REST,
+    }
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_an_epoch_is_profiled(device, tmp_path, monkeypatch):
+    """On a GPU too, which the CPU stands in for here."""
+    monkeypatch.setattr(jax, "default_backend", lambda: device)
+    monkeypatch.setenv("XLA_FLAGS", "--before")
+    benchmark.run(Config(Profile(**TINY, device=device, output_dir=tmp_path)))
+    result, markdown = texts_of(tmp_path / "benchmark", "profile", device)
     assert_tells_no_place(result, markdown, tmp_path)
-    assert sum(result["by_kind"].values()) == pytest.approx(result["seconds_of_instructions"])
-    products = [one for one in result["instructions"] if one["kind"] == _benchmark_profile.PRODUCTS]
+    assert_adds_up(result["programs"]["single"], calls=1437 // 32)
+    assert "| matrix products |" in markdown
+    assert result["settings"]["device"] == device
+    # Kernels that a GPU replays as one graph would have no names.
+    graphs = " --xla_gpu_enable_command_buffer=" if device == "gpu" else ""
+    assert os.environ["XLA_FLAGS"] == f"--before{graphs}"
+
+
+def assert_adds_up(profiled: dict, calls: int):
+    by_kind = sum(profiled["by_kind"].values())
+    assert by_kind == pytest.approx(profiled["seconds_of_instructions"])
+    products = [one for one in profiled["instructions"] if one["kind"] == PRODUCTS]
     assert products
     # Every step has called it.
     for one in products:
-        assert one["calls"] % (1437 // 32) == 0
+        assert one["calls"] % calls == 0
         assert one["seconds"] > 0
-    assert "| matrix products |" in markdown
 
 
-def goal_of(what: str, goal: float, reached: float, *, at_most: bool) -> dict:
-    return Goal(what, goal, reached, at_most).as_json()
+def test_a_member_of_a_sweep_is_profiled_beside_the_model_alone(tmp_path):
+    settings = TINY | {"hidden": (16,), "of": "sweep", "members": 2, "instructions": 30}
+    benchmark.run(Config(Profile(**settings, output_dir=tmp_path)))
+    result, markdown = texts_of(tmp_path / "benchmark", "profile-sweep")
+    assert list(result["programs"]) == ["solo", "map"]
+    for name, members in (("solo", 1), ("map", 2)):
+        one = result["programs"][name]
+        assert_adds_up(one, calls=1)
+        # 44 steps of every member, whose evaluation is on as large a part of the test images.
+        called = [each["calls"] for each in one["instructions"] if each["kind"] == PRODUCTS]
+        assert 44 * members in called
+        assert f"{name} seconds" in markdown
 
 
-def test_the_goals_of_all_jobs_are_one_page(tmp_path, capsys):
+@pytest.mark.slow
+def test_the_models_of_a_table_are_profiled(tmp_path, monkeypatch):
+    few = functools.partial(Tabular, seeds=1)
+    monkeypatch.setattr("experiments._benchmark_instructions.Tabular", few)
+    benchmark.run(Config(Profile(of="tabular", output_dir=tmp_path)))
+    result, markdown = texts_of(tmp_path / "benchmark", "profile-tabular")
+    # Ten epochs of four steps, 32 of the 142 rows each.
+    assert_adds_up(result["programs"]["vmap"], calls=40)
+    assert "25 models of a table" in markdown
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"of": "tabular", "network": "conv"}, "--network conv: belongs to --of single"),
+        ({"members": 3}, "--members 3: belongs to --of sweep"),
+        ({"of": "sweep", "members": 0}, "--members 0"),
+    ],
+)
+def test_a_profile_refuses_what_does_not_go_together(settings, line, tmp_path):
+    with pytest.raises(UsageError, match=f"^{line}[^\n]*$"):
+        benchmark.run(Config(Profile(dataset="digits", output_dir=tmp_path, **settings)))
+
+
+@pytest.mark.parametrize("job", [Startup, Growth, Evaluation, Tabular, Text, Single])
+def test_a_job_without_a_gpu_form_says_so(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for peer in ("_benchmark_single", "_benchmark_evaluation"):
+        monkeypatch.setattr(f"experiments.{peer}.import_pythae", lambda: None)
+    with pytest.raises(UsageError, match=r"^--device gpu: \w+ measures the CPU alone$"):
+        benchmark.run(Config(job(device="gpu", output_dir=tmp_path)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_page_has_every_line_with_its_goal(tmp_path, capsys):
     where = {"commit": "abc", "machine": {"cpu_model": "a CPU"}}
-    fast = where | {"goals": [goal_of("times torch", 1.4, 1.26, at_most=False)]}
+    ours, theirs = [[1.0], [1.2]], [[1.5], [1.2]]
+    ratio = _timing.compared(theirs, ours)
+    torch = Goal.of_ratio("times torch", 1.4, ratio)
+    lines = [
+        _benchmark_page.measured_of("vae_jax", _timing.spread(ours)),
+        _benchmark_page.measured_of("torch", _timing.spread(theirs), ratio=ratio, goal=torch),
+    ]
+    fast = where | {
+        "goals": [torch.as_json()],
+        "measured": _benchmark_page.in_json(lines),
+    }
     start = where | {
         "goals": [
-            goal_of("seconds", 6, 4.5, at_most=True),
-            goal_of("rows", 500_000, 596_736.2, at_most=False),
+            Goal.of_seconds("seconds", 6, _timing.spread([[4.5], [3.0], [8.0]])).as_json(),
+            # As files have it that know no ranges yet.
+            {"what": "rows", "goal": 5, "reached": 596_736.2, "at_most": False, "is_met": True},
         ]
     }
-    # Older measurements have none, or have them in another form.
+    grown = where | {
+        "measured": _benchmark_page.in_json(
+            [_benchmark_page.measured_of("a row", _timing.spread([[2e-6]]), unit="µs", scale=1e6)]
+        )
+    }
+    # Older measurements have no goals, or have them in another form.
     older = where | {"goals": {"times_pythae": 20}}
-    for job, result in (
-        ("single", fast), ("startup", start), ("growth", where), ("evaluation", older)
-    ):  # fmt: skip
+    jobs = {"single": fast, "startup": start, "growth": grown, "evaluation": older, "text": where}
+    for job, result in jobs.items():
         (tmp_path / f"{job}-cpu.json").write_text(json.dumps(result), encoding="utf-8")
-    assert benchmark.gather(tmp_path, "cpu")
+    assert _benchmark_page.gather(tmp_path, "cpu", jobs)
     lines = (tmp_path / "cpu.md").read_text("utf-8").splitlines()
-    assert lines[4:7] == [
-        "| single: times torch | 1.26 | at least 1.4 | missed |",
-        "| startup: seconds | 4.5 | at most 6 | met |",
-        "| startup: rows | 596,736 | at least 500,000 | met |",
+    assert lines[2] == "| job | what | median | range | times | goal |  |"
+    assert lines[4:9] == [
+        "| single | vae_jax | 1.1 s | 1 to 1.2 |  |  |  |",
+        "| single | torch | 1.35 s | 1.2 to 1.5 | 1.25 (1.00 to 1.50) x ours | at least 1.4 "
+        "| missed |",
+        "| startup | seconds | 4.5 | 3 to 8 |  | at most 6 | met |",
+        "| startup | rows | 596,736 |  |  | at least 5 | met |",
+        "| growth | a row | 2 µs | 2 to 2 |  |  |  |",
     ]
     with np.load(tmp_path / "cpu.npz") as arrays:
-        np.testing.assert_allclose(arrays["shares"], [1.26 / 1.4, 6 / 4.5, 5.967362 / 5])
+        np.testing.assert_allclose(arrays["shares"], [1.25 / 1.4, 6 / 4.5, 596_736.2 / 5])
+        ends = [[1 / 1.4, 1.5 / 1.4], [6 / 8, 6 / 3], [596_736.2 / 5] * 2]
+        np.testing.assert_allclose(arrays["ranges"], ends)
     assert json.loads((tmp_path / "cpu.json").read_text("utf-8")) == {
         "single": fast,
         "startup": start,
+        "growth": grown,
     }
-    benchmark.gather(tmp_path, "cpu", ["startup"])
+    _benchmark_page.gather(tmp_path, "cpu", ["startup"])
     assert "single" not in (tmp_path / "cpu.md").read_text("utf-8")
     with Image.open(tmp_path / "cpu.png") as image:
         assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
+
+
+def test_the_figure_of_goals_shows_how_far_each_ranges():
+    goals = [Goal("a", 2, 3, low=1, high=4), Goal("b", 2, 3, at_most=True, low=1, high=4)]
+    goals.append(Goal("once", 2, 3))
+    (axes,) = _benchmark_page.goals_figure("a title", goals).axes
+    lines = [one for one in axes.collections if isinstance(one, LineCollection)]
+    drawn = [line.get_segments()[0][:, 0].tolist() for line in lines]
+    assert drawn == [[0.5, 2], [0.5, 2], [1.5, 1.5]]
 
 
 def test_the_page_of_goals_alone(tmp_path, monkeypatch):
@@ -703,7 +837,7 @@ def test_the_page_of_goals_alone(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "benchmark"
     folder.mkdir()
-    goals = [goal_of("times torch", 1.4, 1.26, at_most=False)]
+    goals = [Goal("times torch", 1.4, 1.26).as_json()]
     measured = {"goals": goals, "commit": "abc", "machine": {}}
     (folder / "single-cpu.json").write_text(json.dumps(measured), encoding="utf-8")
     benchmark.run(page)
@@ -724,12 +858,15 @@ def test_all_jobs_are_run_and_a_failed_one_is_named(tmp_path, monkeypatch):
         benchmark.run(Config(benchmark.All(output_dir=tmp_path, overwrite=True)))
     flags = ["--output-dir", str(tmp_path), "--overwrite"]
     conv = ["--network", "conv"]
-    jobs = [["single"], ["single", *conv], ["profile"], ["profile", *conv], ["startup"], ["sweep"]]
+    profiles = [["profile"], ["profile", *conv]]
+    profiles += [["profile", "--of", "tabular"], ["profile", "--of", "sweep"]]
+    jobs = [["single"], ["single", *conv], *profiles, ["startup"], ["sweep"]]
     jobs += [["tabular"], ["evaluation"], ["text"], ["growth"]]
     assert commands == [[*job, *flags] for job in jobs]
     commands.clear()
     benchmark.run(Config(benchmark.All(output_dir=tmp_path, device="gpu")))
-    assert commands == [["sweep", "--device", "gpu", *flags[:2]]]
+    gpu = ["--device", "gpu", *flags[:2]]
+    assert commands == [[*job, *gpu] for job in [*profiles, ["sweep"]]]
 
 
 def test_the_bytes_of_a_step_by_hand():
@@ -784,7 +921,7 @@ def test_the_ceilings_are_rates():
 @pytest.mark.slow
 def test_native_convolutions_compute_the_same(key):
     config = Sweep(dataset="digits", batch_size=32)
-    tasks = _benchmark_conv.tasks_of(config, digits())
+    tasks = _benchmark_conv.tasks_of(config, digits(), 4)
     matmul, native = (task.trainer for task in tasks.values())
     hyper = next(iter(tasks.values())).members[0].hyper
     params, twins = (trainer.init(key, hyper).params for trainer in (matmul, native))
@@ -806,7 +943,7 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     small = functools.partial(_benchmark_cost.copy_ceiling, 2**16, 2)
     monkeypatch.setattr(_benchmark_gpu, "copy_ceiling", small)
-    monkeypatch.setattr(_benchmark_conv, "MEMBERS", 1)
+    monkeypatch.setattr(_benchmark_conv, "MEMBERS", (1, 2))
     monkeypatch.setattr(_benchmark_conv, "HIDDEN", (8,))
     few_loops = functools.partial(_benchmark_cost.matmul_ceiling, loops=2)
     monkeypatch.setattr(_benchmark_gpu, "matmul_ceiling", few_loops)
@@ -838,8 +975,8 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     learnt = 784 * math.log(2) - both[0]
     assert learnt > 100
     assert both[1:] == pytest.approx(2 * [both[0]], abs=0.1 * learnt)
-    low = result["bfloat16"]
-    assert (low["members"], low["compute_dtype"]) == (2, "bfloat16")
+    ((size, low),) = result["bfloat16"].items()
+    assert (size, low["members"], low["compute_dtype"]) == ("2", 2, "bfloat16")
     assert low["test_neg_elbo"] == pytest.approx(both[0], rel=0.01)
     assert low["test_neg_elbo"] != result["populations"]["2"]["test_neg_elbo"]
     assert "| 2 at once, bfloat16 |" in markdown
@@ -877,11 +1014,15 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
 
     assert result["goals"] == []  # of 64 members
     conv = result["convolution"]
-    assert (conv["architecture"], conv["members"]) == ("32-64-8-2", 1)
-    base = np.median(conv["forms"]["conv, matmul"]["seconds"])
-    for form in conv["forms"].values():
-        ratio = np.median(assert_sums_up(form, turns=2)) / base
-        assert form["ratio_of_medians"] == pytest.approx(ratio)
+    assert (conv["architecture"], list(conv["forms"])) == ("32-64-8-2", ["1", "2"])
+    for forms in conv["forms"].values():
+        base = np.median(forms["conv, matmul"]["seconds"])
+        for form in forms.values():
+            ratio = np.median(assert_sums_up(form, turns=2)) / base
+            assert form["ratio_of_medians"] == pytest.approx(ratio)
+    assert "`jax_default_matmul_precision` is `default`" in markdown
+    lines = [line["what"] for line in result["measured"]]
+    assert lines[:3] == [f"{n} at once{p}, an epoch" for n, p in (1, ""), (2, ""), (2, ", bfloat16")]
     with Image.open(tmp_path / "benchmark" / "sweep-gpu.png") as image:
         assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
 
@@ -890,7 +1031,7 @@ def test_the_goals_of_many_members():
     """The better share counts, for either may limit a device; a missing peer has no goal."""
     times = {"vae_jax, solo": 40.0, "torch": 120.0}
     row = {"times": times, "share_of_matrix_products": 0.3, "share_of_copy": 0.6}
-    row["test_neg_elbo"], low = 100.0, {"test_neg_elbo": 100.3}
+    row["test_neg_elbo"], low = 100.0, {"64": {"test_neg_elbo": 100.3}}
     goals = _benchmark_gpu.goals_of({"1": {}, "64": row}, low)
     assert [(goal.what, goal.reached, goal.is_met) for goal in goals] == [
         ("times torch, 64 members", 120.0, True),
@@ -901,6 +1042,20 @@ def test_the_goals_of_many_members():
     times["torch, compiled and captured"] = 19.0
     met = [goal.is_met for goal in _benchmark_gpu.goals_of({"64": row}, low)]
     assert met == [True, False, True, False]
+
+
+def test_the_precision_of_products_is_said():
+    both = {"jax": "default", "torch": "high"}
+    assert "in TF32 where the device has it" in _benchmark_gpu.precision_in_words(both)
+    for other in ({"jax": "highest"}, {"torch": "highest"}):
+        assert "not both in TF32" in _benchmark_gpu.precision_in_words(both | other)
+
+
+@pytest.mark.parametrize(
+    ("members", "in_bfloat16"), [((1, 4), [4]), ((16, 64), [64]), ((64, 256), [64, 256])]
+)
+def test_bfloat16_has_the_members_of_the_goals_and_more(members, in_bfloat16):
+    assert _benchmark_gpu.low_sizes(members) == in_bfloat16
 
 
 def test_torch_without_a_gpu_is_one_line(tmp_path, monkeypatch, torch):
@@ -947,7 +1102,15 @@ def test_tabular_measures_and_writes_for_real(tmp_path, torch):
     # Both are well below some 18.5 nats, what the columns cost a model that ignores z.
     for value in result["test_neg_elbo"].values():
         assert 14 < value < 17
-    assert "times PyTorch, within a turn" in markdown
+    fastest, slowest = f"{min(rates):,.0f}", f"{max(rates):,.0f}"
+    assert f"{fastest} to {slowest}" in markdown
+    for line in result["measured"]:
+        assert f"| {line['what']} |" in markdown
+        assert line["low"] <= line["median"] <= line["high"]
+    about = [line["goal"] for line in result["measured"] if line["goal"]]
+    assert about == [goal["what"] for goal in result["goals"]]
+    with Image.open(tmp_path / "benchmark" / "tabular-cpu.png") as image:
+        assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
     # 13-32-2, 16 rows a step, of four fifths of the 178.
     step = _benchmark_cost.step_cost(_benchmark_cost.layers_of(13, (32,), 2), 16)
     assert result["limits"]["flops"] == 25 * 100 * (142 // 16) * step.flops
@@ -976,7 +1139,19 @@ def test_evaluation_measures_and_writes_for_real(tmp_path, torch):
     # The same model. Of 200 samples the mean of two images has a standard deviation of 0.075 (12
     # keys), so that of 2,000 one of 0.024, and of the difference 0.034: 5 of these are 0.17.
     assert ours == pytest.approx(theirs, abs=0.17)
-    assert "times as fast as pythae" in markdown
+    whole = result["whole_test_split"]
+    assert (whole["images"], whole["seconds"] > 0) == (360, True)
+    assert f"The whole test split of digits, {360} images, measured once" in markdown
+    assert result["compile_seconds"] > 0
+    # 50 numbers of noise and of z, and what the layers put out, written and read.
+    numbers = 2 * 50 + 200 + 200 + 784
+    assert result["limits"]["bytes"] == 3 * 2000 * 2 * 4 * numbers
+    assert result["limits"]["flops"] == 3 * result["flops_per_image"]
+    squares = np.array(result["seconds_per_image"]["square matrix products"]["seconds"])
+    rate = result["flops_per_image"] / np.median(squares)
+    assert result["square_flops_per_second"] == pytest.approx(rate)
+    with Image.open(tmp_path / "benchmark" / "evaluation-cpu.png") as image:
+        assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
     assert_tells_no_place(result, markdown, tmp_path)
 
 
@@ -1025,6 +1200,11 @@ def test_growth_measures_and_writes_for_real(tmp_path, monkeypatch):
         # Its arguments are data and state.
         assert cost["program_bytes"] > cost["state_bytes"] + 64 * cost["rows"]
         assert 0 < cost["test_neg_elbo"] < 64 * math.log(2)  # what an untrained model costs
+
+    # Processes with JAX in them, and not kilobytes taken for bytes.
+    assert list(result["resident_bytes"]) == ["1", "2"]
+    assert all(5e7 < peak < 1e10 for peak in result["resident_bytes"].values())
+    assert "resident with 1 member and" in markdown
 
     lines = result["lines"]
     seconds = np.array([cost["median_seconds"] for cost in by_members])

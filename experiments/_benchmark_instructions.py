@@ -1,0 +1,103 @@
+"""What the instructions of a compiled program compute, and how long each of them takes."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+
+from experiments._benchmark_cost import PRODUCTS
+
+OPTIMISER, LIKELIHOOD = "Adam", "exp and log of likelihood and KL"
+GATHER, NOISE, REST = "minibatches gathered and cast", "random numbers", "everything else"
+COPIES = "weights copied or selected"
+# What an instruction is, by the first of these operations that is in it.
+KINDS = {
+    PRODUCTS: ("dot", "custom-call"),
+    GATHER: ("gather", "dynamic-slice"),
+    NOISE: ("xor", "rng-bit-generator", "sort"),
+    LIKELIHOOD: ("exponential", "log-plus-one", "log", "logistic", "exponential-minus-one"),
+}
+# `%name = f32[128,400]{1,0} fusion(...), kind=kLoop, calls=%computation, ...`
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = \(?(\w+\[[\d,]*\]).*? ([a-z][\w-]*)\(")
+_CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
+
+
+def instruction_seconds(folder: Path) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds and calls of every instruction that a trace has, by name.
+
+    On a GPU those of its kernels, each under the name of its instruction; on a CPU those of the
+    threads.
+    """
+    [file] = folder.glob("**/*.xplane.pb")
+    seconds: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    planes = [*jax.profiler.ProfileData.from_file(str(file)).planes]
+    kernels = [plane for plane in planes if plane.name.startswith("/device:GPU")]
+    for plane in kernels or planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = dict(event.stats).get("hlo_op")
+                if name is None:
+                    continue
+                seconds[name] = seconds.get(name, 0.0) + event.duration_ns / 1e9
+                calls[name] = calls.get(name, 0) + 1
+    return seconds, calls
+
+
+def kinds_of(program: str, weights: set[tuple[int, ...]]) -> dict[str, str]:
+    """What each instruction of a compiled program is, by its name.
+
+    Args:
+        program: as XLA writes it.
+        weights: shapes of the parameters.
+
+    Returns:
+        The kinds; of loops and calls none, as what is in them has its own time.
+    """
+    bodies = dict(_computations(program))
+    kinds = {}
+    for body in bodies.values():
+        for line in body:
+            found = _INSTRUCTION.match(line)
+            if found is None or found[3] in ("while", "call", "conditional", "parameter"):
+                continue
+            inner = _operations(line, bodies)
+            kind = next((k for k, ops in KINDS.items() if not inner.isdisjoint(ops)), None)
+            shape = tuple(map(int, re.findall(r"\d+", found[2].partition("[")[2])))
+            # Adam multiplies; what does not has moved the weights, or chosen between two.
+            of_weights = OPTIMISER if "multiply" in inner else COPIES
+            moves = kind == GATHER and "multiply" not in inner
+            if shape in weights and (kind is None or moves):
+                kind = of_weights
+            kinds[found[1]] = kind or REST
+    return kinds
+
+
+def _computations(program: str) -> Iterator[tuple[str, list[str]]]:
+    """The computations of a program, their lines by their names."""
+    name, body = "", []
+    for line in program.splitlines():
+        head = re.match(r"^(?:ENTRY )?%?([\w.-]+) .*\{$", line)
+        if head is not None:
+            name, body = head[1], []
+        elif line.startswith("}"):
+            yield name, body
+        else:
+            body.append(line)
+
+
+def _operations(line: str, bodies: Mapping[str, list[str]]) -> set[str]:
+    """The operations of an instruction, those of what it fuses among them."""
+    found = _INSTRUCTION.match(line)
+    operations = set() if found is None else {_operation(line, found[3])}
+    for name in _CALLS.findall(line):
+        for inner in bodies.get(name, []):
+            operations |= _operations(inner, bodies)
+    return operations
+
+
+def _operation(line: str, operation: str) -> str:
+    """An operation by its name; on a GPU a library sorts, as it multiplies matrices."""
+    is_sort = operation == "custom-call" and re.search(r'custom_call_target="[^"]*Sort', line)
+    return "sort" if is_sort else operation
