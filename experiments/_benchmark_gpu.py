@@ -122,7 +122,7 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
 
 
 def low_sizes(sizes: Sequence[int]) -> list[int]:
-    """The populations that train in bfloat16 too: of the goals' members and more, or the largest."""
+    """Members that train in bfloat16 too: as many as in the goals and more, or the most."""
     return [size for size in sizes if size >= GOAL_MEMBERS] or [max(sizes)]
 
 

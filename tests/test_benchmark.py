@@ -667,7 +667,7 @@ def test_a_profile_knows_what_the_instructions_are():
 
 
 def test_a_profile_tells_what_moves_weights_and_what_a_gpu_s_library_does():
-    line = "  %{} = f32[{}]{{1,0}} {}(%a), custom_call_target=\"{}\""
+    line = '  %{} = f32[{}]{{1,0}} {}(%a), custom_call_target="{}"'
     program = "\n".join(
         [
             "ENTRY %main (a: f32[4,5]) -> f32[4,5] {",
@@ -1022,7 +1022,8 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
             assert form["ratio_of_medians"] == pytest.approx(ratio)
     assert "`jax_default_matmul_precision` is `default`" in markdown
     lines = [line["what"] for line in result["measured"]]
-    assert lines[:3] == [f"{n} at once{p}, an epoch" for n, p in (1, ""), (2, ""), (2, ", bfloat16")]
+    at_once = ("1 at once", "2 at once", "2 at once, bfloat16")
+    assert lines[:3] == [f"{name}, an epoch" for name in at_once]
     with Image.open(tmp_path / "benchmark" / "sweep-gpu.png") as image:
         assert len(image.convert("L").getcolors() or []) > 10, "the figure is blank"
 
