@@ -207,9 +207,9 @@ def run(config: Evaluation) -> None:
         "for the products that is the share of their rate that ours reaches. pythae takes "
         f"{ratio_in_words(slower)} times as long as the decoder's products. Ours are "
         f"{config.images} test images of {images.name}, {ROWS:,} samples at a time, pythae's the "
-        f"first {few} of them, {PEER_BATCH} at a time as it does by itself, thresholded; the same random weights give "
-        f"{same[0]:.2f} and {same[1]:.2f} nats on those. Compiled in {compiled.seconds:.2f} s, "
-        "which is not in the times.",
+        f"first {few} of them, {PEER_BATCH} at a time as it does by itself, thresholded; the same "
+        f"random weights give {same[0]:.2f} and {same[1]:.2f} nats on those. Compiled in "
+        f"{compiled.seconds:.2f} s, which is not in the times.",
         said_of_whole(whole, images.name, per_image[OURS]["median_seconds"]),
         limits_in_words(limits)
         + f" Square matrices of {SQUARE:,} rows are multiplied at {rate / 1e9:.0f} GFLOP/s.",

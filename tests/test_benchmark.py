@@ -732,7 +732,7 @@ def test_a_member_of_a_sweep_is_profiled_beside_the_model_alone(tmp_path):
 @pytest.mark.slow
 def test_the_models_of_a_table_are_profiled(tmp_path, monkeypatch):
     few = functools.partial(Tabular, seeds=1)
-    monkeypatch.setattr("experiments._benchmark_instructions.Tabular", few)
+    monkeypatch.setattr("experiments._benchmark_profile.Tabular", few)
     benchmark.run(Config(Profile(of="tabular", output_dir=tmp_path)))
     result, markdown = texts_of(tmp_path / "benchmark", "profile-tabular")
     # Ten epochs of four steps, 32 of the 142 rows each.
