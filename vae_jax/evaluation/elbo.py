@@ -1,15 +1,20 @@
 """The ELBO over a whole data set, in bounded memory."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from vae_jax.model import VAE, batch_elbo_terms
 from vae_jax.preprocess import Preprocess
 from vae_jax.types import Params, PRNGKey
+
+if TYPE_CHECKING:
+    Numbers = Array
+else:  # of an estimate that the host has read they are NumPy's
+    Numbers = ArrayLike
 
 # A dimension whose KL, averaged over the data, stays under this carries nothing (nats).
 ACTIVE_KL = 0.01
@@ -28,19 +33,20 @@ class ElboEstimate(NamedTuple):
     kl_per_dim: Float[Array, "*member latent"]
 
     @property
-    def kl(self) -> Float[Array, "*member"]:
+    def kl(self) -> Float[Numbers, "*member"]:
         """KL(q(z | x) || p(z)), summed over the latent dimensions."""
-        return jnp.sum(self.kl_per_dim, axis=-1)
+        # By the array's own method: what was read by the host is not sent back to a device.
+        return self.kl_per_dim.sum(axis=-1)
 
     @property
-    def elbo(self) -> Float[Array, "*member"]:
+    def elbo(self) -> Float[Numbers, "*member"]:
         """The evidence lower bound (beta = 1)."""
         return self.log_lik - self.kl
 
     @property
-    def active_dims(self) -> Int[Array, "*member"]:
+    def active_dims(self) -> Int[Numbers, "*member"]:
         """Latent dimensions whose KL exceeds `ACTIVE_KL`."""
-        return jnp.sum(self.kl_per_dim > ACTIVE_KL, axis=-1)
+        return (self.kl_per_dim > ACTIVE_KL).sum(axis=-1)
 
 
 @partial(jax.jit, static_argnames=("vae", "preprocess", "batch_size", "num_samples"))
