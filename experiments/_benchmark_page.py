@@ -73,9 +73,9 @@ def measured_of(
         other: the name of that one.
         goal: that is about it.
     """
-    numbers = (scale * spread[f"{which}_seconds"] for which in ("median", "min", "max"))
+    median, low, high = (scale * spread[f"{which}_seconds"] for which in ("median", "min", "max"))
     times = "" if ratio is None else times_in_words(ratio, other)
-    return Measured(what, unit, *numbers, times, None if goal is None else goal.what)
+    return Measured(what, unit, median, low, high, times, None if goal is None else goal.what)
 
 
 def in_json(lines: Iterable[Measured]) -> list[dict[str, Any]]:

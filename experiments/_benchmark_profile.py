@@ -5,6 +5,7 @@ what each of them computes.
 """
 
 import dataclasses
+import math
 import os
 import tempfile
 import time
@@ -234,11 +235,10 @@ def _tabular(config: Profile) -> Subject:
 
     # As they are on each device: of all its members, and in the one vector that Adam updates.
     on_device = jax.tree.leaves(started.population.train.params)[0].sharding.num_devices
-    share = started.members.real.shape[0] // on_device
-    weights = {
-        (share, *leaf.shape[1:]) for leaf in jax.tree.leaves(started.population.train.params)
-    }
-    total = sum(leaf[0].size for leaf in jax.tree.leaves(started.population.train.params))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(started.population.train.params)]
+    share = shapes[0][0] // on_device
+    weights = {(share, *shape[1:]) for shape in shapes}
+    total = sum(math.prod(shape[1:]) for shape in shapes)
     program = Program(str(started.epoch.as_text()), once, weights | {(share, total)})
     title = f"{models} models of a table at once, {ours.task.title}, batch {ours.task.batch_size}"
     call = f"{ours.task.passes} epochs of all, spread over {on_device} devices, and an evaluation"

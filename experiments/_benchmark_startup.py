@@ -88,17 +88,14 @@ def run(config: Startup) -> None:
         Goal.of_seconds("seconds of them importing", IMPORT_GOAL, found[EXPERIMENT_IMPORT]),
         Goal("MB of memory, at the most", BYTES_GOAL / 1e6, peak / 1e6, at_most=True),
     ]
-    ratios = {
-        (name, other): compared(turns[name], turns[other])
-        for name, other in ((WARM, COLD), (OWN_IMPORT, PLAIN_IMPORT))
-    }
-    others = dict(ratios)
+    others = {WARM: COLD, OWN_IMPORT: PLAIN_IMPORT}
+    ratios = {name: compared(turns[name], turns[other]) for name, other in others.items()}
     about = {WARM: goals[0], EXPERIMENT_IMPORT: goals[1]}
     measured = [
         measured_of(
             name,
             one,
-            ratio=ratios.get((name, others.get(name, ""))),
+            ratio=ratios.get(name),
             other=others.get(name, ""),
             goal=about.get(name),
         )
@@ -107,7 +104,7 @@ def run(config: Startup) -> None:
     result = {
         **subject("startup", config, images),
         "measures": found,
-        "ratios": {f"{name} / {other}": ratio for (name, other), ratio in ratios.items()},
+        "ratios": {f"{name} / {others[name]}": ratio for name, ratio in ratios.items()},
         "peak_bytes": peak,
         "peak_epochs": PEAK_EPOCHS,
         "goals": [goal.as_json() for goal in goals],
