@@ -8,7 +8,8 @@ import flax.linen as nn
 
 from experiments import mnist
 from experiments._benchmark_cost import architecture
-from experiments._benchmark_sweep import Sweep, Trial, model_of
+from experiments._benchmark_sweep import Sweep, model_of
+from experiments._benchmark_trial import Trial
 from experiments._noise import elbo_of
 from experiments._sweep import Task
 from experiments._timing import alternate, compared, seconds_of, spread

@@ -19,7 +19,7 @@ from experiments._benchmark_job import (
 )
 from experiments._benchmark_lines import computed, growth_figure, lines_of, write
 from experiments._benchmark_page import in_json, measured_of
-from experiments._benchmark_sweep import Trial
+from experiments._benchmark_trial import Trial
 from experiments._grid import grid
 from experiments._noise import elbo_of
 from experiments._run import check

@@ -20,8 +20,9 @@ from experiments import mnist
 from experiments._benchmark_instructions import instruction_seconds, kinds_of
 from experiments._benchmark_job import begin, check_counts, files_of, subject
 from experiments._benchmark_model import OneModel, begin_model, checked, widths_of
-from experiments._benchmark_sweep import Sweep, Trial, model_of, resolved, yardstick
-from experiments._benchmark_tabular import OurSweep, Tabular
+from experiments._benchmark_sweep import Sweep, model_of, resolved
+from experiments._benchmark_trial import Trial, yardstick
+from experiments._benchmark_wine import OurSweep
 from experiments._peers import LEARNING_RATE, trainer_of
 from experiments._run import check
 from experiments._timing import Bystanders, machine, seconds_of, write_results
@@ -222,7 +223,7 @@ def _single(config: Profile) -> Subject:
 
 def _tabular(config: Profile) -> Subject:
     """The models of `tabular`, between two of their reports."""
-    ours = OurSweep(Tabular())  # first, for it says how many devices JAX starts with
+    ours = OurSweep()  # first, for it says how many devices JAX starts with
     files = files_of("profile-tabular", config, has_gpu=True)
     started = ours.start()
     models = len(ours.task.members)

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from experiments._benchmark_job import (
 )
 from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_single import USUAL_EPOCHS, total_seconds
-from experiments._grid import Member
+from experiments._benchmark_trial import Trial, yardstick
 from experiments._run import UsageError, check
 from experiments._sweep import Task
 from experiments._timing import (
@@ -53,10 +52,6 @@ from experiments._timing import (
 )
 from vae_jax import figures
 from vae_jax.data import ImageData
-from vae_jax.evaluation import ElboEstimate
-from vae_jax.sharding import place
-from vae_jax.sweep import Execution, Population, make_members, make_sweep, place_members
-from vae_jax.types import Params
 
 # In the order in which a smaller grid takes them; 1 is what single models are trained with.
 BETAS = (1.0, 8.0, 0.25, 4.0, 0.5, 2.0)
@@ -92,80 +87,6 @@ class Sweep(Job):
     """GPU: epochs of a model in `models an hour`."""
     turns: int = 5
     """Epochs that are measured; one that warms up precedes them."""
-
-
-class Trial:
-    """A population in training, a compiled epoch at a time.
-
-    Args:
-        task: what is trained.
-        members: which of its members.
-        execution: of `make_sweep`.
-    """
-
-    def __init__(self, task: Task, members: Sequence[Member], execution: Execution) -> None:
-        self.execution: Execution = execution
-        self.size = len(members)
-        sweep = make_sweep(task.trainer, task.evaluate, execution=execution)
-        hypers, seeds = [member.hyper for member in members], [member.seed for member in members]
-        self._members = place_members(make_members(hypers, seeds), None)
-        self._population = sweep.init(self._members)
-        self._data, self._test = place((task.data, task.test), None)
-        began = time.perf_counter()
-        lowered = sweep.epoch.lower(self._population, self._members, self._data, self._test)
-        self._epoch = lowered.compile()
-        self.compile_seconds = time.perf_counter() - began
-        self._sweep = sweep
-        self._report: Any = None
-        self._yardstick = next(i for i, m in enumerate(members) if m == yardstick(members))
-
-    def epoch(self) -> None:
-        """Train every member for an epoch and evaluate it; the host reads the report."""
-        state = (self._population, self._members, self._data, self._test)
-        self._population, report = self._epoch(*state)
-        self._report = jax.device_get(report)
-
-    def evaluate(self) -> None:
-        """Evaluate every member once more."""
-        jax.device_get(self._sweep.evaluate(self._population, self._members, self._test))
-
-    def neg_elbo(self) -> float:
-        """The test negative ELBO of the member at beta 1 after the last epoch, nats per image.
-
-        Raises:
-            UsageError: as `check_all_trained`.
-        """
-        self.check_all_trained()
-        test = ElboEstimate(*(leaf[self._yardstick] for leaf in self._report.test))
-        return -float(test.elbo)
-
-    def check_all_trained(self) -> None:
-        """Refuse to go on if a member has diverged, and no longer takes its time.
-
-        Raises:
-            UsageError: saying how many.
-        """
-        stopped = int(np.count_nonzero(self._report.status.cause))
-        if stopped:
-            raise UsageError(f"{stopped} of {self.size} members diverged; nothing to compare")
-
-    @property
-    def population(self) -> Population:
-        """The members as they are now."""
-        return self._population
-
-    def program_text(self) -> str:
-        """The compiled epoch, as XLA writes it."""
-        return str(self._epoch.as_text())
-
-    def params(self) -> Params:
-        """The parameters of the member of `neg_elbo`."""
-        return self._sweep.pick(self._population, self._yardstick)
-
-
-def yardstick(members: Sequence[Member]) -> Member:
-    """The member at beta 1 with the first seed: what a model alone is."""
-    return next(member for member in members if member.hyper.beta == 1)
 
 
 def grid_of(members: int) -> tuple[tuple[float, ...], tuple[int, ...]]:

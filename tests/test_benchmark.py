@@ -21,6 +21,7 @@ from experiments import (
     _benchmark_conv,
     _benchmark_cost,
     _benchmark_gpu,
+    _benchmark_gpu_report,
     _benchmark_growth,
     _benchmark_instructions,
     _benchmark_job,
@@ -47,6 +48,7 @@ from experiments._benchmark_startup import Startup
 from experiments._benchmark_sweep import Sweep
 from experiments._benchmark_tabular import Tabular
 from experiments._benchmark_text import Text
+from experiments._benchmark_wine import OurSweep
 from experiments._run import UsageError
 from experiments.benchmark import Config
 from vae_jax.data import lengths_of, load_images, load_sentences
@@ -731,8 +733,8 @@ def test_a_member_of_a_sweep_is_profiled_beside_the_model_alone(tmp_path):
 
 @pytest.mark.slow
 def test_the_models_of_a_table_are_profiled(tmp_path, monkeypatch):
-    few = functools.partial(Tabular, seeds=1)
-    monkeypatch.setattr("experiments._benchmark_profile.Tabular", few)
+    few = functools.partial(OurSweep, seeds=1)
+    monkeypatch.setattr("experiments._benchmark_profile.OurSweep", few)
     benchmark.run(Config(Profile(of="tabular", output_dir=tmp_path)))
     result, markdown = texts_of(tmp_path / "benchmark", "profile-tabular")
     # Ten epochs of four steps, 32 of the 142 rows each.
@@ -981,7 +983,7 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     assert low["test_neg_elbo"] != result["populations"]["2"]["test_neg_elbo"]
     assert "| 2 at once, bfloat16 |" in markdown
     assert low["bytes"] is None
-    figure = _benchmark_gpu._figure("a title", result)
+    figure = _benchmark_gpu_report.gpu_figure("a title", result)
     legend = figure.axes[0].get_legend()
     assert legend is not None
     assert len(legend.get_texts()) == 1 + len(peers)
@@ -1047,9 +1049,9 @@ def test_the_goals_of_many_members():
 
 def test_the_precision_of_products_is_said():
     both = {"jax": "default", "torch": "high"}
-    assert "in TF32 where the device has it" in _benchmark_gpu.precision_in_words(both)
+    assert "in TF32 where the device has it" in _benchmark_gpu_report.precision_in_words(both)
     for other in ({"jax": "highest"}, {"torch": "highest"}):
-        assert "not both in TF32" in _benchmark_gpu.precision_in_words(both | other)
+        assert "not both in TF32" in _benchmark_gpu_report.precision_in_words(both | other)
 
 
 @pytest.mark.parametrize(
