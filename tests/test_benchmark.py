@@ -735,10 +735,13 @@ def test_a_member_of_a_sweep_is_profiled_beside_the_model_alone(tmp_path):
 def test_the_models_of_a_table_are_profiled(tmp_path, monkeypatch):
     few = functools.partial(OurSweep, seeds=1)
     monkeypatch.setattr("experiments._benchmark_profile.OurSweep", few)
-    benchmark.run(Config(Profile(of="tabular", output_dir=tmp_path)))
+    benchmark.run(Config(Profile(of="tabular", instructions=200, output_dir=tmp_path)))
     result, markdown = texts_of(tmp_path / "benchmark", "profile-tabular")
-    # Ten epochs of four steps, 32 of the 142 rows each.
-    assert_adds_up(result["programs"]["vmap"], calls=40)
+    profiled = result["programs"]["vmap"]
+    assert_adds_up(profiled, calls=1)
+    # Ten epochs of four steps, 32 of the 142 rows each, on every device.
+    called = {one["calls"] for one in profiled["instructions"] if one["kind"] == PRODUCTS}
+    assert any(calls % 40 == 0 for calls in called)
     assert "25 models of a table" in markdown
 
 
@@ -946,6 +949,14 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     small = functools.partial(_benchmark_cost.copy_ceiling, 2**16, 2)
     monkeypatch.setattr(_benchmark_gpu, "copy_ceiling", small)
     monkeypatch.setattr(_benchmark_conv, "MEMBERS", (1, 2))
+    tasks_of = _benchmark_conv.tasks_of
+
+    def two_steps(*arguments):
+        # Native convolutions that are compiled quickly take minutes for an epoch on a CPU.
+        tasks = tasks_of(*arguments)
+        return {name: task._replace(data=task.data[:64]) for name, task in tasks.items()}
+
+    monkeypatch.setattr(_benchmark_conv, "tasks_of", two_steps)
     monkeypatch.setattr(_benchmark_conv, "HIDDEN", (8,))
     few_loops = functools.partial(_benchmark_cost.matmul_ceiling, loops=2)
     monkeypatch.setattr(_benchmark_gpu, "matmul_ceiling", few_loops)
