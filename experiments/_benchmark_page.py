@@ -151,17 +151,15 @@ def lines_of(measured: Sequence[Mapping[str, Any]], goals: Sequence[Goal]) -> li
     for fields in measured:
         line = Measured(**fields)
         goal = by_name.pop(line.goal, None) if line.goal else None
-        cells.append([line.what, line.told, line.range, line.times, *_asked(goal)])
+        # Named, for it may be about the time or about the ratio, in another unit.
+        asked = ("", "") if goal is None else (f"{goal.what}: {goal.asked}", goal.verdict)
+        cells.append([line.what, line.told, line.range, line.times, *asked])
     # A goal may be about a share, or a sum; it has a line of its own.
     cells += [
-        [goal.what, number(goal.reached), goal.range, "", *_asked(goal)]
+        [goal.what, number(goal.reached), goal.range, "", goal.asked, goal.verdict]
         for goal in by_name.values()
     ]
     return cells
-
-
-def _asked(goal: Goal | None) -> tuple[str, str]:
-    return ("", "") if goal is None else (goal.asked, goal.verdict)
 
 
 def goals_figure(title: str, goals: Sequence[Goal]) -> Figure:
