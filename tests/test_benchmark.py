@@ -954,7 +954,8 @@ def test_the_gpu_job_runs_on_this_device(tmp_path, monkeypatch, torch):
     def two_steps(*arguments):
         # Native convolutions that are compiled quickly take minutes for an epoch on a CPU.
         tasks = tasks_of(*arguments)
-        return {name: task._replace(data=np.asarray(task.data)[:64]) for name, task in tasks.items()}
+        few = {name: np.asarray(task.data)[:64] for name, task in tasks.items()}
+        return {name: task._replace(data=few[name]) for name, task in tasks.items()}
 
     monkeypatch.setattr(_benchmark_conv, "tasks_of", two_steps)
     monkeypatch.setattr(_benchmark_conv, "HIDDEN", (8,))
