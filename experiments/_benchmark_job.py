@@ -1,12 +1,13 @@
 """What the jobs of the benchmark share: their options, their checks and their files."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -279,3 +280,15 @@ def peak_of_process(words: Sequence[str], environment: Mapping[str, str]) -> int
         last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
         raise UsageError(f"python {' '.join(words[:2])}: {last.removeprefix('error: ')}")
     return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+
+
+@contextlib.contextmanager
+def compiled_anew() -> Iterator[None]:
+    """What another process, or this one, compiled before is not found, by JAX or by PyTorch."""
+    before = jax.config.values["jax_enable_compilation_cache"]
+    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)

@@ -19,7 +19,6 @@ from jaxtyping import Array, Float
 
 from experiments._aevb import BATCH_SIZE, Pixels, adagrad_with_prior, build_vae, load_pixels
 from experiments._benchmark_job import Job, check_counts, files_of, subject
-from experiments._benchmark_single import compiled_anew
 from experiments._benchmark_sweep import Trial
 from experiments._grid import Axis, grid
 from experiments._noise import elbo_of
@@ -111,9 +110,8 @@ OWN, PADDED = "programs of their own", "padded and masked"
 def measure(config: Panels, pixels: Pixels) -> dict[str, Any]:
     """What both ways cost, and the machine meanwhile."""
     sizes = config.latent_dims
-    with compiled_anew():
-        own = [Measured(*_task(pixels, build_vae(pixels, size), 1)) for size in sizes]
-        padded = [Padded(pixels, sizes)]
+    own = [Measured(*_task(pixels, build_vae(pixels, size), 1)) for size in sizes]
+    padded = [Padded(pixels, sizes)]
     ways: dict[str, Sequence[Measured]] = {OWN: own, PADDED: padded}
     bystanders = Bystanders()
     for trials in ways.values():

@@ -1,15 +1,12 @@
 """One VAE beside its peers: `python -m experiments.benchmark single`."""
 
-import contextlib
 import dataclasses
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments._benchmark_cost import (
@@ -151,8 +148,7 @@ def run(config: Single) -> None:
         import_pythae()
     begun = begin_model("single", config)
     bystanders = Bystanders()
-    with compiled_anew():
-        peers, first = first_epochs(table, begun.problem)
+    peers, first = first_epochs(table, begun.problem)
     measures = {name: partial(seconds_of, peer.epoch) for name, peer in peers.items()}
     x_shape = begun.images.train_images.shape[1:]
     products, cost = work_of(config, x_shape, begun.problem.params)
@@ -308,15 +304,3 @@ def first_epochs(
         peers[name], first[name] = peer, time.perf_counter() - began
         print(f"first  {name}  {first[name]:.3f} s", flush=True)
     return peers, first
-
-
-@contextlib.contextmanager
-def compiled_anew() -> Iterator[None]:
-    """What an earlier benchmark compiled is not found, by JAX or by PyTorch."""
-    before = jax.config.values["jax_enable_compilation_cache"]
-    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_enable_compilation_cache", before)

@@ -1,6 +1,7 @@
 """The models of `tabular`: a sweep of Wine as one program, and the same in a PyTorch loop."""
 
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +17,15 @@ from experiments._benchmark_cost import (
 )
 from experiments._peers import import_torch
 from experiments._sweep import Task
+from experiments._train import chunks_of
 from vae_jax import sharding
 from vae_jax.gaussian import LOG_2PI
 from vae_jax.sweep import (
     Members,
+    Plan,
     Population,
     Report,
     Subsets,
-    make_members,
     make_sweep,
     place_members,
 )
@@ -80,15 +82,9 @@ class OurSweep:
             passes=task.passes,
             compile_quickly=task.compile_quickly,
         )
-        members = place_members(
-            make_members(
-                [member.hyper for member in task.members],
-                [member.seed for member in task.members],
-                splits=[member.split for member in task.members],
-                size=_filled_up(len(task.members), mesh),
-            ),
-            mesh,
-        )
+        plan = Plan((len(task.members),), _filled_up(len(task.members), mesh))
+        [chunk] = chunks_of(plan, task.members, Path())
+        members = place_members(chunk.population(), mesh)
         population = sweep.init(members)
         data, test = (sharding.place(part, mesh) for part in (task.data, task.test))
         epoch = sweep.epoch.lower(population, members, data, test).compile()

@@ -18,13 +18,14 @@ import tyro
 from experiments import _benchmark_evaluation as evaluation
 from experiments import _benchmark_gpu as sweep_gpu
 from experiments import _benchmark_growth as growth
+from experiments import _benchmark_panels as panels
 from experiments import _benchmark_profile as profile
 from experiments import _benchmark_single as single
 from experiments import _benchmark_startup as startup
 from experiments import _benchmark_sweep as sweep_cpu
 from experiments import _benchmark_tabular as tabular
 from experiments import _benchmark_text as sentences
-from experiments._benchmark_job import Output
+from experiments._benchmark_job import Output, compiled_anew
 from experiments._benchmark_page import gather
 from experiments._run import UsageError, check, main
 
@@ -61,6 +62,7 @@ KINDS: dict[type[Output], Kind] = {
     evaluation.Evaluation: Kind(evaluation.run, {"evaluation": ()}),
     sentences.Text: Kind(sentences.run, {"text": ()}),
     growth.Growth: Kind(growth.run, {"growth": ()}),
+    panels.Panels: Kind(panels.run, {"panels": ()}),
 }
 
 
@@ -94,7 +96,8 @@ def run(config: Config) -> None:
     if isinstance(config.job, All):
         run_all(config.job)
     else:
-        KINDS[type(config.job)].run(config.job)
+        with compiled_anew():
+            KINDS[type(config.job)].run(config.job)
 
 
 def jobs_of(device: str) -> dict[str, list[str]]:

@@ -866,7 +866,7 @@ def test_all_jobs_are_run_and_a_failed_one_is_named(tmp_path, monkeypatch):
     profiles = [["profile"], ["profile", *conv]]
     profiles += [["profile", "--of", "tabular"], ["profile", "--of", "sweep"]]
     jobs = [["single"], ["single", *conv], *profiles, ["startup"], ["sweep"]]
-    jobs += [["tabular"], ["evaluation"], ["text"], ["growth"]]
+    jobs += [["tabular"], ["evaluation"], ["text"], ["growth"], ["panels"]]
     assert commands == [[*job, *flags] for job in jobs]
     commands.clear()
     benchmark.run(Config(benchmark.All(output_dir=tmp_path, device="gpu")))

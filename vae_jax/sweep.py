@@ -315,7 +315,7 @@ def make_members(
     unique = list(dict.fromkeys(seeds))
     missing = max(0, size - len(hypers))
     filled = [*hypers, *[hypers[-1]] * missing]
-    indices = [unique.index(seed) for seed in [*seeds, *seeds[-1:] * missing]]
+    indices = [unique.index(seed) for seed in [*seeds, *[seeds[-1]] * missing]]
     if side_by_side(indices) % together:
         raise ValueError(
             f"together {together}: a divisor of {side_by_side(indices)} is needed, as many "
