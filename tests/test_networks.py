@@ -11,7 +11,7 @@ import pytest
 from vae_jax.networks import ACTIVATIONS, NETWORKS, SentenceDecoder, SentenceEncoder
 from vae_jax.networks.conv import DownConv, UpConv, depth_to_space, space_to_depth
 from vae_jax.networks.recurrent import GRU
-from vae_jax.networks.rows import matmul_rows
+from vae_jax.networks.rows import Dense, dot_rows, matmul_rows
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -108,6 +108,50 @@ def test_rows_of_two_types_and_of_the_wrong_length():
     assert [one.dtype for one in gradients] == [jnp.bfloat16, jnp.float32]
     with pytest.raises(TypeError):
         jax.eval_shape(matmul_rows, w, w)
+
+
+@pytest.mark.parametrize("axes", [None, (0, None), (0, 0)])
+def test_products_have_the_precision_of_the_layer_or_of_where_they_are_called(axes):
+    """Forward and in the gradients, of one model and of many, as `jnp.matmul` has it."""
+    batch = () if axes is None else (2,)
+    x = jnp.ones((*batch, 4, 3))
+    w = jnp.ones((*batch, 3, 5) if axes == (0, 0) else (3, 5))
+
+    def precisions(multiply, **asked):
+        def loss(x, w):
+            each = functools.partial(multiply, **asked)
+            with jax.default_matmul_precision("high"):
+                return jnp.sum((each if axes is None else jax.vmap(each, axes))(x, w))
+
+        program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, w).as_text()
+        return re.findall(r"dot_general .*precision = \[(\w+), (\w+)\]", program)
+
+    for asked, expected in (({}, "HIGH"), ({"precision": "highest"}, "HIGHEST")):
+        assert set(precisions(matmul_rows, **asked)) == {(expected, expected)}
+        assert set(precisions(jnp.matmul, **asked)) <= {(expected, expected)}
+
+
+def test_a_layer_of_rows_is_that_of_linen(key):
+    ours, theirs = Dense(5, precision="highest"), nn.Dense(5, precision="highest")
+    x = jax.random.normal(key, (4, 3))
+    params = ours.init(key, x)
+    jax.tree.map(np.testing.assert_array_equal, params, theirs.init(key, x))
+    # Sums of three products of order 1.
+    found, expected = (jnp.asarray(layer.apply(params, x)) for layer in (ours, theirs))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"dims": (((0,), (0,)), ((), ()))},
+        {"dims": (((1,), (1,)), ((), ()))},
+        {"dims": (((1,), (0,)), ((), ())), "preferred_element_type": jnp.bfloat16},
+    ],
+)
+def test_a_product_of_anything_but_rows_is_refused(asked):
+    with pytest.raises(ValueError, match="the last axis of x and the first of the kernel"):
+        dot_rows(jnp.ones((3, 3)), jnp.ones((3, 3)), **asked)
 
 
 def test_rows_are_made_again_under_checkpoint_and_inside_shard_map(key):

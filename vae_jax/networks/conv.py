@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vae_jax.networks.rows import matmul_rows
+from vae_jax.networks.rows import Dense, matmul_rows
 from vae_jax.types import Activation
 
 # The four neighbours of a 2x2 kernel: row and column offset.
@@ -134,8 +134,8 @@ class ConvEncoder(nn.Module):
             h = self.activation(DownConv(features)(h))
         h = h.reshape(-1)
         for width in self.hidden:
-            h = self.activation(nn.Dense(width)(h))
-        return nn.Dense(2 * self.latent_dim)(h)
+            h = self.activation(Dense(width)(h))
+        return Dense(2 * self.latent_dim)(h)
 
 
 class ConvDecoder(nn.Module):
@@ -161,7 +161,7 @@ class ConvDecoder(nn.Module):
         smallest = (height // shrink, width // shrink, self.channels[0])
         h = z
         for dense_width in (*self.hidden, math.prod(smallest)):
-            h = self.activation(nn.Dense(dense_width)(h))
+            h = self.activation(Dense(dense_width)(h))
         h = h.reshape(smallest)
         for features in self.channels[1:]:
             h = self.activation(UpConv(features)(h))
