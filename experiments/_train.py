@@ -154,7 +154,7 @@ def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
     shards = sharding.num_shards(loop.mesh)
 
     def bytes_of(size: int) -> int:
-        if size < len(members):
+        if size < len(members):  # each draws for itself, which needs no less than a run of them
             chunk = Chunk(list(members[:size]), size, len(members), Path())
         else:  # the one that trains them all, if it fits
             [chunk] = chunks_of(Plan((len(members),), size), members, Path())

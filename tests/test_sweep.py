@@ -4,6 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import assert_same_bits, compilations, image_vae, leaves
 
-from experiments._train import bytes_used
+from experiments._grid import Member
+from experiments._train import bytes_used, chunks_of
 from vae_jax.evaluation import estimate_elbo
 from vae_jax.networks import NETWORKS
 from vae_jax.objectives import Objective, beta
@@ -534,14 +536,36 @@ def test_members_of_one_seed_side_by_side_are_runs(seeds, together):
     members = make_members(hypers, seeds, together=together)
     table, runs = np.asarray(members.seeds), np.asarray(members.seed)
     assert np.repeat(table[runs], together).tolist() == seeds
-    with pytest.raises(ValueError, match=f"a divisor of {together} is needed"):
-        make_members(hypers, seeds, together=together + 1)
+    for others in (0, together + 1):
+        with pytest.raises(ValueError, match=f"together {others}: a divisor of {together} is"):
+            make_members(hypers, seeds, together=others)
     # What fills up belongs to the last run, and may leave no room for it.
     filled = make_members(hypers, seeds, together=together, size=len(seeds) + together)
     assert len(np.asarray(filled.seed)) == len(runs) + 1
     if together > 1:
         with pytest.raises(ValueError, match=f"together {together}: a divisor"):
             make_members(hypers, seeds, together=together, size=len(seeds) + 1)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "chunk", "together"),
+    [
+        ([7] * 6 + [3] * 6, None, 6),
+        ([7] * 6 + [3] * 6, 4, 2),  # of which one has two of each seed
+        ([7] * 5 + [3] * 5, 4, 1),  # chunks of 4 that end in 3
+        ([7, 3] * 6, None, 1),
+    ],
+)
+def test_chunks_of_a_sweep_have_the_longest_runs_that_fit(seeds, chunk, together):
+    members = [Member(f"seed{seed}", seed, Hyper(), {}) for seed in seeds]
+    chunks = chunks_of(plan_chunks(len(members), chunk=chunk), members, Path())
+    assert [one.together for one in chunks] == [together] * len(chunks)
+    drawn = []
+    for one in chunks:
+        lined_up = one.population()
+        each = np.repeat(np.asarray(lined_up.seeds)[np.asarray(lined_up.seed)], together)
+        drawn += each[: len(one.members)].tolist()
+    assert drawn == seeds
 
 
 # One program.

@@ -303,7 +303,7 @@ def test_binarisation():
 
 def test_compiler_options_are_those_that_xla_has():
     """What is experimental is left out where it is gone; nothing is said to an accelerator."""
-    options = quick_options(many=True)
+    options = quick_options("many")
     jax.jit(jnp.sin, compiler_options=options).lower(1.0).compile()
     assert options.items() >= quick_options().items()
     name, value = next(iter(_OWN_SUMS.items()))

@@ -116,7 +116,7 @@ def program_of(
         return jax.vmap(one)(numbers)
 
     def compiled(fun: Callable[..., Any], **how: Any) -> Callable[..., Any]:
-        return jax.jit(fun, compiler_options=quick_options(quicker=True), **how)
+        return jax.jit(fun, compiler_options=quick_options("moment"), **how)
 
     return Program(
         vae=vae,

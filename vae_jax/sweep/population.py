@@ -4,19 +4,31 @@ Every array of a population has a leading axis `member`. Members of one seed sha
 shuffling and its noise (common random numbers), so a difference over beta is one of beta.
 """
 
-import functools
-import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num, PyTree
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from vae_jax.evaluation import ElboEstimate
-from vae_jax.sharding import Mesh, num_shards, over_devices, place, to_every_device
+from vae_jax.sharding import Mesh, over_devices, to_every_device
+from vae_jax.sweep.execution import (
+    all_at_once,
+    all_at_once_by_seed,
+    chosen,
+    one_by_one,
+    one_by_one_in_place,
+)
+from vae_jax.sweep.members import (
+    Data,
+    Members,
+    Subsets,
+    num_examples,
+    part_of,
+    seed_of_each,
+)
 from vae_jax.train import Metrics, Trainer, TrainState, quick_options
 from vae_jax.types import Hyper, Params, PRNGKey, Step
 
@@ -25,45 +37,6 @@ Evaluate = Callable[[Params, Num[Array, "n *x"]], ElboEstimate]
 
 # Why a member was stopped; the index of each stands in its `Status`.
 CAUSES = ("", "loss", "gradient", "parameters", "test ELBO")
-
-
-class Members(NamedTuple):
-    """What a population is made of.
-
-    Attributes:
-        hyper: the numbers of each member.
-        seed: which of the seeds each run draws from: members of one seed that stand side by
-            side, equally many in every run.
-        seeds: the seeds of the root keys.
-        real: False for a member that only fills up a chunk; it is never trained.
-        split: which rows of `Subsets` are its own.
-    """
-
-    hyper: Hyper
-    seed: Int[ArrayLike, " run"]
-    seeds: Int[ArrayLike, " seed"]
-    real: Bool[ArrayLike, " member"]
-    split: Int[ArrayLike, " member"]
-
-
-class Subsets(NamedTuple):
-    """Data of which each member sees a part: the folds of a cross-validation.
-
-    Attributes:
-        examples: all that are stored.
-        rows: the examples of each split; a member has those of its `Members.split`.
-    """
-
-    examples: Num[ArrayLike, "n *x"]
-    rows: Int[ArrayLike, "split part"]
-
-
-Data = Num[ArrayLike, "_ ..."] | Subsets
-
-
-def num_examples(data: Data) -> int:
-    """How many examples a member trains on."""
-    return np.shape(data.rows)[1] if isinstance(data, Subsets) else np.shape(data)[0]
 
 
 class Status(NamedTuple):
@@ -182,9 +155,9 @@ def make_sweep(
     if passes < 1:
         raise ValueError(f"passes {passes}: at least 1 is needed")
     each, each_epoch, choose = (
-        (_one_by_one, _one_by_one_in_place, jax.lax.cond)
+        (one_by_one, one_by_one_in_place, jax.lax.cond)
         if execution == "map"
-        else (_all_at_once, _all_at_once_by_seed, _chosen)
+        else (all_at_once, all_at_once_by_seed, chosen)
     )
 
     def init_one(member: tuple[Hyper, Array, Array], seeds: Int[Array, " seed"]) -> Population:
@@ -239,7 +212,7 @@ def make_sweep(
     evaluate_all = over_devices(each(evaluate_one), mesh, (True, False))
 
     def init(members: Members) -> Population:
-        return init_all((members.hyper, _seed_of_each(members), members.real), members.seeds)
+        return init_all((members.hyper, seed_of_each(members), members.real), members.seeds)
 
     def epoch(
         population: Population, members: Members, data: Data, test: Data
@@ -257,7 +230,7 @@ def make_sweep(
             return orders.reshape(-1, orders.shape[-1])
 
         batches = jax.vmap(shuffled)(jnp.asarray(members.seeds))
-        all_members = (population, (members.hyper, _seed_of_each(members), members.split))
+        all_members = (population, (members.hyper, seed_of_each(members), members.split))
         population, report = epoch_all((all_members, members.seed), data, batches, test)
         return population, to_every_device(report, mesh)
 
@@ -273,99 +246,12 @@ def make_sweep(
 
     # What runs once is never worth XLA's whole effort. An evaluation rounds as that of an
     # epoch only if it is compiled like it.
-    once, often = quick_options(), quick_options(many=True) if compile_quickly else {}
+    once, often = quick_options(), quick_options("many") if compile_quickly else {}
     return Sweep(
         init=jax.jit(init, compiler_options=once),
         epoch=jax.jit(epoch, donate_argnums=0, compiler_options=often),
         evaluate=jax.jit(evaluate_population, compiler_options=often),
         pick=jax.jit(pick, compiler_options=once),
-    )
-
-
-def make_members(
-    hypers: Sequence[Hyper],
-    seeds: Sequence[int],
-    *,
-    splits: Sequence[int] = (),
-    size: int = 0,
-    num_seeds: int = 0,
-    together: int = 1,
-) -> Members:
-    """Line up the members of a population.
-
-    Args:
-        hypers: the numbers of each.
-        seeds: the seed of each; equal seeds share weights, shuffling and noise.
-        splits: which part of `Subsets` each has; none is needed where all see all the data.
-        size: members to fill up to, with ones that are never trained.
-        num_seeds: seeds to fill up to, so that programs of different members are one.
-        together: members to a run, which share their noise; a divisor of `side_by_side`.
-
-    Returns:
-        The members, as NumPy arrays.
-
-    Raises:
-        ValueError: if there are none, or not one seed, or one split, for each; or if members
-            of a run would differ in their seeds.
-    """
-    if not hypers or len(hypers) != len(seeds):
-        raise ValueError(f"{len(hypers)} members with {len(seeds)} seeds: one each is needed")
-    if len(splits) not in (0, len(hypers)):
-        raise ValueError(f"{len(hypers)} members with {len(splits)} splits: one each is needed")
-    unique = list(dict.fromkeys(seeds))
-    missing = max(0, size - len(hypers))
-    filled = [*hypers, *[hypers[-1]] * missing]
-    indices = [unique.index(seed) for seed in [*seeds, *[seeds[-1]] * missing]]
-    if side_by_side(indices) % together:
-        raise ValueError(
-            f"together {together}: a divisor of {side_by_side(indices)} is needed, as many "
-            "members of one seed stand side by side"
-        )
-    numbers: list[Any] = [np.array(values, np.float32) for values in zip(*filled, strict=True)]
-    return Members(
-        hyper=Hyper(*numbers),
-        seed=np.array(indices[::together], np.int32),
-        seeds=np.array(unique + unique[-1:] * (num_seeds - len(unique)), np.int32),
-        real=np.arange(len(filled)) < len(hypers),
-        split=np.array([*(splits or [0] * len(hypers)), *[0] * missing], np.int32),
-    )
-
-
-def side_by_side(seeds: Sequence[int]) -> int:
-    """The greatest number of members to a run, so that every run has one seed.
-
-    Args:
-        seeds: the seed of each member.
-
-    Returns:
-        The greatest divisor that all stretches of one seed have in common.
-
-    Example:
-        >>> side_by_side([7, 7, 7, 7, 3, 3]), side_by_side([7, 3, 7, 3])
-        (2, 1)
-    """
-    return math.gcd(*(len(list(stretch)) for _, stretch in itertools.groupby(seeds)))
-
-
-def _seed_of_each(members: Members) -> Array:
-    """The seed of every member, not of every run."""
-    runs = jnp.asarray(members.seed)
-    return jnp.repeat(runs, np.shape(members.real)[0] // len(runs))
-
-
-def place_members(members: Members, mesh: Mesh | None) -> Members:
-    """Put members on the devices of a mesh, or on the one device.
-
-    A run that would lie on two devices is cut.
-    """
-    count, runs = len(np.asarray(members.real)), np.asarray(members.seed)
-    together = math.gcd(count // len(runs), count // num_shards(mesh))
-    return Members(
-        hyper=place(members.hyper, mesh, split=True),
-        seed=place(np.repeat(runs, count // len(runs) // together), mesh, split=True),
-        seeds=place(members.seeds, mesh),
-        real=place(members.real, mesh, split=True),
-        split=place(members.split, mesh, split=True),
     )
 
 
@@ -386,69 +272,6 @@ def refit(loaded: Population, fresh: Population, members: int) -> Population:
 
     where = jax.tree.map(lambda leaf: leaf.sharding, fresh)
     return jax.jit(lambda a, b: jax.tree.map(joined, a, b), out_shardings=where)(loaded, fresh)
-
-
-class Plan(NamedTuple):
-    """How a population is cut into chunks that fit the memory.
-
-    Attributes:
-        sizes: real members of each chunk, the larger ones first.
-        chunk: members of the one compiled program; a smaller chunk is filled up to it.
-        chunk_bytes: memory of a device that a chunk needs; 0 if not measured.
-        free_bytes: what a device has; None if it was not asked for.
-    """
-
-    sizes: tuple[int, ...]
-    chunk: int
-    chunk_bytes: int = 0
-    free_bytes: int | None = None
-
-
-def plan_chunks(
-    members: int,
-    bytes_of: Callable[[int], int] | None = None,
-    free_bytes: int | None = None,
-    *,
-    chunk: int | None = None,
-    shards: int = 1,
-) -> Plan:
-    """Choose the size of a chunk, from the memory that populations need unless it is given.
-
-    If all members fit together, a single program was measured, the one that will train them.
-    Else two small populations tell what any needs: a constant and a multiple of its members.
-    A fifth of the memory is left for what else lives there.
-
-    Args:
-        members: members to train.
-        bytes_of: memory of a device, in bytes, for a population of a size.
-        free_bytes: memory of a device that is free.
-        chunk: members of a chunk at most; overrules the memory.
-        shards: devices that share a chunk.
-
-    Returns:
-        The plan.
-
-    Raises:
-        ValueError: if there are no members or the chunk is under 1.
-    """
-    if members < 1 or (chunk is not None and chunk < 1):
-        raise ValueError(f"{members} members in chunks of {chunk}: at least 1 is needed")
-    fixed = per_member = 0
-    if chunk is None and bytes_of is not None and free_bytes is not None:
-        fixed, usable = bytes_of(-(-members // shards) * shards), int(0.8 * free_bytes)
-        if fixed > usable:
-            # A loop over one member is no loop, and needs less: two and three are typical.
-            two = bytes_of(2 * shards)
-            per_member = max(1, bytes_of(3 * shards) - two)
-            fixed = max(0, two - 2 * per_member)
-            # Whatever these two tell, all of them did not fit.
-            each = min((usable - fixed) // per_member, -(-members // shards) - 1)
-            chunk = max(1, each) * shards
-    number = -(-members // min(members, chunk or members))
-    least, more = divmod(members, number)
-    sizes = (least + 1,) * more + (least,) * (number - more)
-    each = -(-sizes[0] // shards)  # on a device
-    return Plan(sizes, each * shards, fixed + per_member * each, free_bytes)
 
 
 # The status of a member that trains: its arrays' types are those of `_status`.
@@ -473,81 +296,5 @@ def _status(
     )
 
 
-def part_of(data: Data, split: Int[ArrayLike, ""]) -> Array:
-    """The examples that a member of a split sees."""
-    if isinstance(data, Subsets):
-        return jnp.asarray(data.examples)[jnp.asarray(data.rows)[split]]
-    return jnp.asarray(data)
-
-
 def _zeros(shapes: PyTree) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-
-def _chosen(condition: Array, yes: Callable[[Any], Any], no: Callable[[Any], Any], x: Any) -> Any:
-    """`lax.cond` for `vmap`, which would copy all that a branch reads for each member."""
-    return jax.tree.map(functools.partial(jnp.where, condition), yes(x), no(x))
-
-
-def _all_at_once(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`vmap` over the first argument; the others are shared."""
-
-    def mapped(members: PyTree, *shared: Any) -> Any:
-        return jax.vmap(lambda member: fun(member, *shared))(members)
-
-    return mapped
-
-
-def _all_at_once_by_seed(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`vmap` of `(member, source) -> results` that draws once for a run of members of one seed.
-
-    `source` is what the members of a run draw their noise from, the root key and the step.
-    Where it has no axis over which `vmap` maps, neither has the noise.
-    """
-
-    def mapped(members_and_runs: tuple[PyTree, Array], *shared: Any) -> Any:
-        members, runs = members_and_runs
-
-        def of_run(members: tuple[Population, PyTree]) -> Any:
-            train = members[0].train
-            # A member that failed stays behind; the others are at one step.
-            source = train.root_key[0], jnp.max(train.step)
-            return jax.vmap(lambda member: fun(member, source, *shared))(members)
-
-        cut = jax.tree.map(lambda leaf: leaf.reshape(len(runs), -1, *leaf.shape[1:]), members)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.vmap(of_run)(cut))
-
-    return mapped
-
-
-def _one_by_one(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`lax.map` over the first argument; the others are shared."""
-
-    def mapped(members: PyTree, *shared: Any) -> Any:
-        return jax.lax.map(lambda member: fun(member, *shared), members)
-
-    return mapped
-
-
-def _one_by_one_in_place(fun: Callable[..., Any]) -> Callable[..., Any]:
-    """`lax.map` of `(member, source) -> (member, seen)` that overwrites the population.
-
-    Each draws its noise from its own root key and step. `lax.map` holds what it reads and what
-    it writes, two copies of every model and its optimiser; here there is one, and the bits are
-    the same.
-    """
-
-    def mapped(members_and_runs: tuple[PyTree, Array], *shared: Any) -> tuple[PyTree, PyTree]:
-        def train(population: PyTree, place_and_rest: tuple[Array, PyTree]) -> tuple[PyTree, Any]:
-            place, rest = place_and_rest
-            member = jax.tree.map(lambda leaf: leaf[place], population)
-            source = member.train.root_key, member.train.step
-            member, seen = fun((member, rest), source, *shared)
-            put = jax.tree.map(lambda leaf, new: leaf.at[place].set(new), population, member)
-            return put, seen
-
-        (population, rest), _ = members_and_runs
-        places = jnp.arange(len(jax.tree.leaves(population)[0]))
-        return jax.lax.scan(train, population, (places, rest))
-
-    return mapped
