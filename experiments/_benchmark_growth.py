@@ -39,12 +39,12 @@ MEMBER_ROWS = 4096
 FEWEST_ROWS = 1000
 # A small size has several epochs in a turn, so that none is over in a moment.
 ROWS_PER_TURN = 2**16
-# Members, and hosts that share them, for which this machine is too small.
 RESIDENT = """
 import sys
 from experiments._benchmark_growth import train_once
 train_once(int(sys.argv[1]))
 """
+# Members, and hosts that share them, for which this machine is too small.
 FAR = ((1_000, 1), (10_000, 1), (10_000, 16), (100_000, 128))
 
 

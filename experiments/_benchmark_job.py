@@ -285,10 +285,13 @@ def peak_of_process(words: Sequence[str], environment: Mapping[str, str]) -> int
 @contextlib.contextmanager
 def compiled_anew() -> Iterator[None]:
     """What another process, or this one, compiled before is not found, by JAX or by PyTorch."""
-    before = jax.config.values["jax_enable_compilation_cache"]
-    os.environ.setdefault("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
-    jax.config.update("jax_enable_compilation_cache", False)
+    of_jax, of_torch = "jax_enable_compilation_cache", "TORCHINDUCTOR_FORCE_DISABLE_CACHES"
+    before, given = jax.config.values[of_jax], of_torch in os.environ
+    os.environ.setdefault(of_torch, "1")
+    jax.config.update(of_jax, False)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", before)
+        jax.config.update(of_jax, before)
+        if not given:
+            del os.environ[of_torch]

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float
 
 from experiments._aevb import BATCH_SIZE, Pixels, adagrad_with_prior, build_vae, load_pixels
 from experiments._benchmark_job import Job, check_counts, files_of, subject
-from experiments._benchmark_sweep import Trial
+from experiments._benchmark_page import in_json, measured_of
+from experiments._benchmark_trial import Trial
 from experiments._grid import Axis, grid
 from experiments._noise import elbo_of
 from experiments._run import check
@@ -130,9 +131,21 @@ def measure(config: Panels, pixels: Pixels) -> dict[str, Any]:
             "test_elbo": [float(bound) for trial in trials for bound in trial.bounds()],
             **times,
         }
+    ratio = compared(turns[PADDED], turns[OWN])
+    lines = [
+        measured_of(
+            f"{len(sizes)} latent sizes, {way}, a million points",
+            times,
+            scale=1 / millions,
+            ratio=ratio if way == PADDED else None,
+            other=OWN,
+        )
+        for way, times in found.items()
+    ]
     return {
         "ways": found,
-        "padded_over_own": compared(turns[PADDED], turns[OWN]),
+        "padded_over_own": ratio,
+        "measured": in_json(lines),
         "points_per_turn": len(sizes) * pixels.points_per_epoch,
         "machine": machine(bystanders),
     }

@@ -12,7 +12,14 @@ from experiments._run import UsageError
 from experiments._sweep import Task
 from vae_jax.evaluation import ElboEstimate
 from vae_jax.sharding import place
-from vae_jax.sweep import Execution, Population, make_members, make_sweep, place_members
+from vae_jax.sweep import (
+    Execution,
+    Population,
+    make_members,
+    make_sweep,
+    place_members,
+    side_by_side,
+)
 from vae_jax.types import Params
 
 
@@ -30,7 +37,8 @@ class Trial:
         self.size = len(members)
         sweep = make_sweep(task.trainer, task.evaluate, execution=execution)
         hypers, seeds = [member.hyper for member in members], [member.seed for member in members]
-        self._members = place_members(make_members(hypers, seeds), None)
+        lined_up = make_members(hypers, seeds, together=side_by_side(seeds))
+        self._members = place_members(lined_up, None)
         self._population = sweep.init(self._members)
         self._data, self._test = place((task.data, task.test), None)
         began = time.perf_counter()

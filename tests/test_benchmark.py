@@ -1295,6 +1295,20 @@ def test_hosts_share_the_members(members, hosts, share):
     assert cost == {"seconds": 0.5 * share, "bytes_of_a_host": 100 + 10 * share}
 
 
+@pytest.mark.parametrize("given", [None, "0"])
+def test_nothing_compiled_is_found_in_a_job_and_all_is_as_before_behind_it(given, monkeypatch):
+    of_torch = "TORCHINDUCTOR_FORCE_DISABLE_CACHES"
+    monkeypatch.delenv(of_torch, raising=False)
+    if given is not None:
+        monkeypatch.setenv(of_torch, given)
+    before = jax.config.values["jax_enable_compilation_cache"]
+    with _benchmark_job.compiled_anew():
+        assert os.environ[of_torch] == (given or "1")
+        assert not jax.config.values["jax_enable_compilation_cache"]
+    assert os.environ.get(of_torch) == given
+    assert jax.config.values["jax_enable_compilation_cache"] == before
+
+
 @pytest.mark.parametrize(
     ("most", "members", "rows"),
     [

@@ -99,6 +99,10 @@ def test_both_ways_are_measured(tmp_path):
         assert way["seconds_per_million_points"] == pytest.approx(way["median_seconds"] * 2500)
         # Four epochs of two steps are enough to know more than a guess of 784 bits.
         assert all(-543 < bound < 0 for bound in way["test_elbo"])
+    own, padded = result["measured"]
+    per_million = [way["seconds_per_million_points"] for way in result["ways"].values()]
+    assert [own["median"], padded["median"]] == pytest.approx(per_million)
+    assert "programs of their own" in padded["times"]
     table = (tmp_path / "benchmark" / "panels-cpu.md").read_text("utf-8")
     assert table.startswith("# digits, 784-500-z for z = 2, 3, CPU")
     assert "| padded and masked |" in table
