@@ -31,8 +31,8 @@ class Config(Settings):
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run, results/<experiment>/<run>, with its checkpoints; or of one part of a run
-    that is made of several, results/<experiment>/<run>/<part>."""
+    """Folder of the run, results/<experiment>/<run>, with its checkpoints. Of one that is made of
+    several all parts are evaluated, or the one that is named, results/<experiment>/<run>/<part>."""
     data_dir: Path | None = dataclasses.field(default=None, kw_only=True)
     """Where the data are, if not where the run found them."""
 
