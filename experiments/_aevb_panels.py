@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments._aevb import Method, Pixels
-from experiments._report import Result, over_seeds
+from experiments._report import Result, by_seed, over_seeds
 
 DATASET_NAMES = {"mnist": "MNIST", "digits": "digits", "frey_faces": "Frey Face"}
 
@@ -62,12 +62,19 @@ class Finished(NamedTuple):
 
     def bound(self, split: str) -> tuple[float, float]:
         """The last bound, the mean over seeds that did not diverge and its standard error."""
-        measured = [
+        measured = self._measured(split)
+        return over_seeds(measured, split) if measured else (math.nan, math.nan)
+
+    def bound_by_seed(self, split: str) -> dict[float, float]:
+        """The last bound of each seed that did not diverge."""
+        return by_seed(self._measured(split), split)
+
+    def _measured(self, split: str) -> list[Result]:
+        return [
             result._replace(numbers={split: -result.rows[-1][f"{split}_neg_elbo"]})
             for result in self.results
             if result.problem is None
         ]
-        return over_seeds(measured, split) if measured else (math.nan, math.nan)
 
     @property
     def points_per_second(self) -> float:

@@ -9,6 +9,7 @@ from experiments._aevb_claims import Claim, claims
 from experiments._aevb_panels import Finished, trained
 from experiments._report import markdown_table, plus_minus
 from experiments._run import RunFolder
+from experiments._verdict import EXPLAINED
 from vae_jax.evaluation import ACTIVE_KL
 
 # From memory of the curves of figure 2, within 4 nats: goals, not published numbers.
@@ -100,6 +101,7 @@ def _markdown(
         ),
         *(f"- {line}" for line in said),
         "",
+        *([f"{EXPLAINED}.", ""] if found else []),
         "The evidence lower bound in nats per image, mean ± standard error over seeds. Train is "
         "the average over the last row's epochs while the weights move, test is after them. MNIST: "
         "grey levels as Bernoulli targets, comparable with no binarised MNIST; wake-sleep dreams "

@@ -9,9 +9,9 @@ import numpy as np
 
 from experiments._importance import few_samples
 from experiments._progress import console, table
-from experiments._report import Result, markdown_table, over_seeds, plus_minus
+from experiments._report import Result, by_seed, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
-from experiments._verdict import HOLDS, Margin, difference, verdict_of
+from experiments._verdict import EXPLAINED, HOLDS, SEEN, Margin, difference, tally
 
 # Negative log p(x), nats, by method, stochastic layers and k: table 1 of arXiv 1509.00519 as it
 # is restated at https://github.com/nbip/IWAE.
@@ -82,6 +82,7 @@ def write_table(
                 "seeds": len(own),
                 "neg_log_likelihood": nats,
                 "standard_error": error,
+                "by_seed": by_seed(own, "neg_log_likelihood"),
                 "published": published,
                 **{name: _number(own, name)[0] for name, _, _ in NUMBERS},
             }
@@ -92,6 +93,7 @@ def write_table(
         f"epochs · seed {seeds} · log p(x) with {first.num_samples} samples"
     )
     remarks = _gains(records) + _ordering(records)
+    remarks += [EXPLAINED] if remarks else []
     models = {
         f"{part.name}, {one.name}": one.also
         for part, own in zip(parts, good, strict=True)
@@ -142,14 +144,13 @@ def _gains(records: Sequence[Mapping[str, Any]]) -> list[str]:
             continue
         gain = _lead(iwae, vae)
         if math.isfinite(gain.value):
-            verdict = verdict_of([gain])
             said = f"layers {layers}, k = {k}: IWAE ahead of VAE by {gain.words(2)} nats"
-            lines.append(f"{said}: {verdict}")
+            lines.append(f"{said}: {gain.verdict}")
     return lines
 
 
 def _ordering(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which pairs of rows stand in the order of the published numbers, and which do not.
+    """How many pairs of rows stand in the order of the published numbers, and which do not.
 
     A row whose models all diverged has no place in it.
     """
@@ -163,22 +164,19 @@ def _ordering(records: Sequence[Mapping[str, Any]]) -> list[str]:
     if not pairs:
         return []
     leads = [_lead(better, worse) for better, worse in pairs]
-    held = sum(lead.verdict == HOLDS for lead in leads)
-    of = f"{held} of {len(pairs)} pairs of rows"
-    lines = [f"the published order: {verdict_of(leads)}, in {of} it does"]
+    lines = [f"the published order: {tally(leads, 'pairs of rows')}"]
     lines += [
         f"{lead.verdict}: {_row(better)} ahead of {_row(worse)}, here by {lead.words(2)}, "
         f"published by {worse['published'] - better['published']:+.2f}"
         for (better, worse), lead in zip(pairs, leads, strict=True)
-        if lead.verdict != HOLDS
+        if lead.verdict not in (HOLDS, SEEN)
     ]
     return lines
 
 
 def _lead(better: Mapping[str, Any], worse: Mapping[str, Any]) -> Margin:
     """By how many nats the one row is ahead of the other."""
-    name = "neg_log_likelihood"
-    return difference(*((one[name], one["standard_error"]) for one in (worse, better)))
+    return difference(worse["by_seed"], better["by_seed"])
 
 
 def _row(record: Mapping[str, Any]) -> str:

@@ -471,17 +471,25 @@ def by_setting(results: Sequence[Result]) -> Mapping[tuple[tuple[str, float], ..
     return found
 
 
+def by_seed(results: Sequence[Result], name: str) -> dict[float, float]:
+    """A number of each seed; where a seed has several folds it is their average."""
+    values: dict[float, list[float]] = {}
+    for result in results:
+        values.setdefault(result.columns["seed"], []).append(_number(result, name))
+    return {seed: float(np.mean(folds)) for seed, folds in values.items()}
+
+
+def _number(result: Result, name: str) -> float:
+    return float(result.numbers[name] if name in result.numbers else result.also[name])
+
+
 def over_seeds(results: Sequence[Result], name: str) -> tuple[float, float]:
     """The mean of a number and its standard error.
 
     Where a seed has several folds its number is their average, and the error is that of the
     seeds; of a single seed it is that of the folds.
     """
-    values: dict[float, list[float]] = {}
-    for result in results:
-        value = result.numbers[name] if name in result.numbers else result.also[name]
-        values.setdefault(result.columns["seed"], []).append(float(value))
-    seeds = list(values.values())
-    each = seeds[0] if len(seeds) == 1 else [float(np.mean(folds)) for folds in seeds]
+    seeds = by_seed(results, name)
+    each = list(seeds.values()) if len(seeds) > 1 else [_number(one, name) for one in results]
     error = np.std(each, ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
     return float(np.mean(each)), float(error)

@@ -1,14 +1,33 @@
 """Whether measured numbers bear out a statement, given their standard errors."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 HOLDS = "holds"
 FAILS = "DOES NOT HOLD"
 UNDECIDED = "not told apart"
-ONE_SEED = "one seed, without error bar"
-_APART = 2.0  # standard errors beyond which a difference counts
+NO_NUMBER = f"{UNDECIDED} (no number)"
+# What a single seed says, of itself: without an error bar it neither shows nor refutes anything.
+SEEN = "seen (one seed)"
+NOT_SEEN = "not seen (one seed)"
+_COUNTED = {
+    HOLDS: "held",
+    FAILS: "contradicted",
+    UNDECIDED: UNDECIDED,
+    NO_NUMBER: "without a number",
+    SEEN: SEEN,
+    NOT_SEEN: NOT_SEEN,
+}
+_CONFIDENCE = 0.95  # of the two-sided interval outside of which a margin counts
+EXPLAINED = (
+    f"{HOLDS}, {FAILS}, {UNDECIDED}: by the two-sided {_CONFIDENCE:.0%} interval of Student's t "
+    "over seeds, each inequality by itself; of rows with the same seeds it is that of their "
+    "differences seed by seed. One seed has no error bar, so it shows nothing"
+)
 
 
 class Margin(NamedTuple):
@@ -17,21 +36,39 @@ class Margin(NamedTuple):
     Attributes:
         value: above 0 where it is met; NaN where there is no number.
         error: its standard error over seeds; NaN of a single seed.
+        seeds: how many the error is of.
     """
 
     value: float
     error: float
+    seeds: int
 
     @property
     def verdict(self) -> str:
-        """`HOLDS`, `FAILS`, or `UNDECIDED` within two standard errors of 0."""
-        if math.isfinite(self.error) and abs(self.value) < _APART * self.error:
+        """What the number shows of the inequality.
+
+        With the standard error s of n seeds the interval is value ± t s, where t is the quantile
+        of Student's t with n - 1 degrees of freedom, 12.7 for two seeds and near 2 for many.
+
+        Returns:
+            `HOLDS` or `FAILS` where the interval lies on one side of 0, else `UNDECIDED`; `SEEN`
+            or `NOT_SEEN` of a single seed; `NO_NUMBER`.
+        """
+        # Here, not above: the command line starts without SciPy.
+        from scipy.special import stdtrit
+
+        if not math.isfinite(self.value):
+            return NO_NUMBER
+        if not math.isfinite(self.error):
+            return SEEN if self.value > 0 else NOT_SEEN
+        reach = stdtrit(self.seeds - 1, (1 + _CONFIDENCE) / 2) * self.error
+        if abs(self.value) <= reach:
             return UNDECIDED
         return HOLDS if self.value > 0 else FAILS
 
     def words(self, digits: int = 1) -> str:
         """`+1.0 ± 0.4`."""
-        return with_error(*self, digits, "+")
+        return with_error(self.value, self.error, digits, "+")
 
 
 def with_error(mean: float, error: float, digits: int = 1, sign: str = "") -> str:
@@ -47,25 +84,54 @@ def with_error(mean: float, error: float, digits: int = 1, sign: str = "") -> st
     return f"{mean:{sign}.{digits}f}{tail}"
 
 
-def difference(more: tuple[float, float], less: tuple[float, float]) -> Margin:
-    """By how much one mean lies above another, each with its standard error."""
-    return Margin(more[0] - less[0], math.hypot(more[1], less[1]))
+def difference(more: Mapping[float, float], less: Mapping[float, float]) -> Margin:
+    """By how much one mean lies above another.
+
+    Models of one seed share their noise, so of the same seeds the error is that of the
+    differences d_i = more_i - less_i, sqrt(Var(d) / n), which is smaller than that of two sets of
+    numbers that have nothing in common. Of other seeds it is the root of the summed squares of
+    both errors, and the degrees of freedom are those of the smaller set.
+
+    Args:
+        more: the numbers of the one by seed.
+        less: those of the other.
+
+    Returns:
+        The margin; without a number if one of them has no seed.
+    """
+    if not (more and less):
+        return Margin(math.nan, math.nan, 0)
+    if more.keys() == less.keys():
+        mean, error = _mean_and_error([more[seed] - less[seed] for seed in more])
+        return Margin(mean, error, len(more))
+    (high, one), (low, other) = (_mean_and_error(list(own.values())) for own in (more, less))
+    return Margin(high - low, math.hypot(one, other), min(len(more), len(less)))
 
 
-def verdict_of(margins: Sequence[Margin]) -> str:
-    """What comes of a statement that is so if every one of its inequalities is.
+def tally(margins: Sequence[Margin], what: str) -> str:
+    """How many of several inequalities came to which verdict.
 
     Args:
         margins: of the inequalities; one at least.
+        what: they are of, in the plural.
 
     Returns:
-        `FAILS` if one of them fails, else `UNDECIDED` if one of them is, else `HOLDS`; with a
-        note where a number is that of a single seed.
+        `held in 7 of 9 panels, contradicted in 1, not told apart in 1`, without what none came
+        to; `held in all 9 panels`; of a single inequality its verdict.
     """
-    found = {margin.verdict for margin in margins}
-    worst = next(verdict for verdict in (FAILS, UNDECIDED, HOLDS) if verdict in found)
-    return worst + (f" ({ONE_SEED})" if _is_bare(margins) else "")
+    if len(margins) == 1:
+        return margins[0].verdict
+    counts = Counter(margin.verdict for margin in margins)
+    found = [(word, counts[verdict]) for verdict, word in _COUNTED.items() if verdict in counts]
+    (word, count), *others = found
+    if not others:
+        return f"{word} in all {count} {what}"
+    first = f"{word} in {count} of {len(margins)} {what}"
+    return ", ".join([first, *(f"{word} in {count}" for word, count in others)])
 
 
-def _is_bare(margins: Iterable[Margin]) -> bool:
-    return any(math.isfinite(one.value) and not math.isfinite(one.error) for one in margins)
+def _mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, NaN of a single number."""
+    count = len(numbers)
+    error = np.std(numbers, ddof=1) / math.sqrt(count) if count > 1 else math.nan
+    return float(np.mean(numbers)), float(error)
