@@ -54,7 +54,8 @@ def write_joint(
     remarks = [f"{part}: {remark}" for part, done in parts.items() for remark in done.left_out]
     remarks += left_out
     remarks += few_samples(
-        {f"{part}/{one.name}": one.also for part, own in parts.items() for one in own.results}
+        {f"{part}/{one.name}": one.also for part, own in parts.items() for one in own.results},
+        settings.num_samples,
     )
     lines += [f"- {remark}" for remark in remarks]
     folder.write_text("evaluation.md", "\n".join(lines).rstrip() + "\n")

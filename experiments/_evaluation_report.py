@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments._evaluation import FITTED, Settings
-from experiments._importance import FEW_SAMPLES, few_samples
+from experiments._importance import enough_samples, few_samples
 from experiments._loaded import Run
 from experiments._progress import console, table
 from experiments._report import (
@@ -269,7 +269,7 @@ def _remarks(settings: Settings, done: Evaluation) -> list[str]:
         )
     remarks += [
         f"{line}; --num-samples takes more"
-        for line in few_samples({one.name: one.also for one in results})
+        for line in few_samples({one.name: one.also for one in results}, settings.num_samples)
     ]
     return remarks + _annealed_remarks(settings, results)
 
@@ -284,9 +284,10 @@ def _annealed_remarks(settings: Settings, results: Sequence[Result]) -> list[str
         f"{settings.temperatures:,} temperatures, and importance sampling; both are upper bounds "
         "in expectation. The figure adds the difference to log p(x) of all examples"
     ]
-    if any(own["annealed_effective_samples"] < FEW_SAMPLES for own in both):
+    enough = enough_samples(settings.chains)
+    if any(own["annealed_effective_samples"] < enough for own in both):
         remarks.append(
-            f"warning: under {FEW_SAMPLES:g} effective chains of {settings.chains}: --temperatures "
+            f"warning: under {enough:.2g} effective chains of {settings.chains}: --temperatures "
             "and --chains take more"
         )
     return remarks

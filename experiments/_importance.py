@@ -15,9 +15,8 @@ from vae_jax.preprocess import Preprocess
 from vae_jax.types import Params, PRNGKey
 
 AT_ONCE = 1000  # examples between two signs of progress
-# An estimate from fewer effective samples is too low by more than 0.1 nats: to first order it lacks
-# 1 / (2 ESS) of log p(x) (delta method). That is beyond the hundredths that papers compare.
-FEW_SAMPLES = 5.0
+# Nats of log p(x) that an estimate may lack before there is a warning: papers compare hundredths.
+LACKING = 0.1
 
 
 def importance_of(
@@ -80,28 +79,49 @@ def summed_up(found: Importance) -> dict[str, float]:
     }
 
 
-def few_samples(models: Mapping[str, Mapping[str, float]]) -> list[str]:
+def enough_samples(num_samples: int) -> float:
+    """The effective samples that an estimate needs if it is not to lack over `LACKING` nats.
+
+    By the delta method it lacks (1 / ESS - 1 / K) / 2 of log p(x), so that is where
+    ESS = 1 / (2 LACKING + 1 / K): 5 of very many, 2.2 of 4. With few effective samples the weights
+    do not show how far they spread, and what is lacking is more; a single one shows nothing.
+
+    Args:
+        num_samples: K, of the estimate; of annealed importance sampling its chains.
+
+    Returns:
+        The number; under 1, which no estimate is, for K = 1.
+    """
+    return 1 / (2 * LACKING + 1 / num_samples)
+
+
+def few_samples(models: Mapping[str, Mapping[str, float]], num_samples: int) -> list[str]:
     """A warning where estimates rest on too few effective samples.
 
     Args:
         models: the numbers of `summed_up` by the model's name; without those of the effective
             samples a model is passed over.
+        num_samples: K, of each estimate.
 
     Returns:
         One line, or none.
     """
-    weak = [
-        name
+    enough = enough_samples(num_samples)
+    weak = {
+        name: numbers["effective_samples_median"] < enough
         for name, numbers in models.items()
-        if numbers.get("effective_samples_5th", FEW_SAMPLES) < FEW_SAMPLES
-    ]
+        if numbers.get("effective_samples_5th", enough) < enough
+    }
     if not weak:
         return []
     several = "" if len(weak) == 1 else f" and {len(weak) - 1} more"
-    half = sum(models[name]["effective_samples_median"] < FEW_SAMPLES for name in weak)
-    of_half = f", and for every second one of {half} of them," if half else ""
+    half, of_whom = sum(weak.values()), "for one example in twenty"
+    if half == len(weak):
+        of_whom = "for every second example"
+    elif half:
+        of_whom += f", with {half} of these models for every second one,"
     return [
-        f"warning: {weak[0]}{several}: for one example in twenty{of_half} the estimate rests on "
-        f"under {FEW_SAMPLES:g} effective samples, so its -log p(x) is too high by over "
-        f"{1 / (2 * FEW_SAMPLES):g} nats"
+        f"warning: {next(iter(weak))}{several}: {of_whom} the estimate rests on under {enough:.2g} "
+        f"effective samples of {num_samples:,}, so its -log p(x) is too high by at least about "
+        f"{LACKING:g} nats"
     ]

@@ -99,7 +99,7 @@ def write_table(
         for part, own in zip(parts, good, strict=True)
         for one in own
     }
-    remarks += few_samples(models)
+    remarks += few_samples(models, first.num_samples)
     remarks.append(
         f"ESS: effective samples of {first.num_samples:,}, of the median image and of the 5th "
         "percentile"

@@ -155,7 +155,8 @@ class TextReport(NamedTuple):
         columns = ["", "seeds", *numbers.values()]
         title = f"{self.title}: what z carries"
         body = markdown_table(columns, rows)
-        weak = few_samples({one.name: one.also for own in groups.values() for one in own})
+        estimated = {one.name: one.also for own in groups.values() for one in own}
+        weak = few_samples(estimated, self.measures.num_samples)
         warnings = "".join(f"\n- {line}\n" for line in weak)
         folder.write_text("text.md", f"{title}\n\n{body}\n\n{self._said}\n{warnings}")
         cut = 2 + OF_Z

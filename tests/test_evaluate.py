@@ -23,6 +23,7 @@ from vae_jax.figures import Evaluated, evaluation_page
 log_likelihood = importlib.import_module("vae_jax.evaluation.log_likelihood")
 ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
 QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
+EFFECTIVE = ("effective_samples_median", "effective_samples_5th")
 
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly", "drawn_small")
@@ -179,14 +180,29 @@ def test_the_warning_counts_the_models_and_says_what_is_lost():
     good = {"effective_samples_median": 30.0, "effective_samples_5th": 5.0}
     some = {"effective_samples_median": 9.0, "effective_samples_5th": 1.5}
     worse = {"effective_samples_median": 2.0, "effective_samples_5th": 1.1}
-    assert few_samples({"a": good, "of another kind": {}}) == []
-    [line] = few_samples({"a": good, "b": some})
-    assert line.startswith("warning: b: for one example in twenty the estimate rests on under 5 ")
-    assert line.endswith("too high by over 0.1 nats")
-    [line] = few_samples({"a": some, "b": worse, "c": some})
-    assert line.startswith(
-        "warning: a and 2 more: for one example in twenty, and for every second one of 1 of them,"
+    assert few_samples({"a": good, "of another kind": {}}, 500) == []
+    [line] = few_samples({"a": good, "b": some}, 500)
+    assert line == (
+        "warning: b: for one example in twenty the estimate rests on under 5 effective samples of "
+        "500, so its -log p(x) is too high by at least about 0.1 nats"
     )
+    [line] = few_samples({"a": some, "b": worse, "c": some}, 500)
+    assert line.startswith(
+        "warning: a and 2 more: for one example in twenty, with 1 of these models for every second "
+        "one, the estimate"
+    )
+    [line] = few_samples({"b": worse}, 500)
+    assert line.startswith("warning: b: for every second example the estimate")
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 50])
+def test_the_warning_is_held_against_the_number_of_samples(k):
+    """Weights that are all alike lack nothing, however few they are."""
+    assert few_samples({"a": dict.fromkeys(EFFECTIVE, float(k))}, k) == []
+    for lacking in (0.099, 0.101):
+        effective = 1 / (2 * lacking + 1 / k)
+        found = few_samples({"a": dict.fromkeys(EFFECTIVE, effective)}, k)
+        assert len(found) == (lacking > 0.1)
 
 
 def test_a_model_of_a_run_is_the_one_that_was_trained(home):
@@ -200,11 +216,12 @@ def test_a_model_of_a_run_is_the_one_that_was_trained(home):
 
 
 def test_few_effective_samples_are_a_warning(copied):
-    done = call(evaluate, copied, str(copied), "--num-samples", "1", "--annealed", "0")
+    done = call(evaluate, copied, str(copied), "--num-samples", "10", "--annealed", "0")
     assert (done.code, done.err) == (0, "")
-    assert "warning: beta0.5-seed0 and 3 more: for one example in twenty" in done.out
+    assert "warning: beta0.5-seed0 and 3 more: for " in done.out
+    assert "under 3.3 effective samples of 10" in done.out
     assert "annealed" not in (copied / "evaluation" / "evaluation.md").read_text("utf-8")
-    assert evaluation(copied)["settings"]["num_samples"] == 1
+    assert evaluation(copied)["settings"]["num_samples"] == 10
 
 
 def test_a_model_that_diverged_is_left_out_and_named(tmp_path):

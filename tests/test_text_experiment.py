@@ -158,7 +158,7 @@ def test_the_table_is_the_mean_and_the_standard_error_over_seeds(home):
     lines = (home / RUN / "text.md").read_text("utf-8").splitlines()
     assert "grammar · 285 words · GRU 8 · z 2" in lines[0]
     assert f"The entropy of the grammar is {grammar.entropy():.3f} nats, of which" in lines[9]
-    assert "of them, the estimate rests on under 5 effective samples" in lines[-1]  # of five
+    assert "the estimate rests on under 2.5 effective samples of 5" in lines[-1]
     _, seeds, *columns = (cell.strip() for cell in lines[2].strip("|").split("|"))
     assert (seeds, columns) == ("seeds", list(NUMBERS.values()))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:8]]

@@ -33,8 +33,9 @@ class Importance(NamedTuple):
     Attributes:
         log_likelihood: log (1 / K) sum_k w_k, nats: a lower bound of log p(x) in expectation.
         effective_samples: (sum_k w_k)^2 / sum_k w_k^2, from 1 to K; where it is near 1 the
-            posterior misses the model's own and the estimate is low, by about
-            1 / (2 effective_samples) nats.
+            posterior misses the model's own and the estimate is low, by at least about
+            (1 / effective_samples - 1 / K) / 2 nats: the weights of so few samples do not show
+            how far they may spread.
         standard_error: of `log_likelihood`, over other samples of the same posterior, nats:
             sqrt(1 / effective_samples - 1 / K). NaN for K = 1, which tells nothing of it.
     """
