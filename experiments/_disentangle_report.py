@@ -159,7 +159,7 @@ def _draw(
         )
         arrays |= {f"{part.objective}/{name}": array for name, array in values.items()}
         arrays[f"{part.objective}/{part.field}"] = np.array(part.strength)
-    spread = " · mean ± standard error" if len(parts[0].seed) > 1 else ""
+    spread = " · mean ± standard error over seeds" if len(parts[0].seed) > 1 else ""
     chance = {score.panel: score.chance for score in SCORES.values()}
     figures.save(
         figures.disentanglement_scores(objectives, title=title + spread, chance=chance),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from experiments._evaluation import Settings
-from experiments._evaluation_report import COLUMNS, Evaluation, as_record
+from experiments._evaluation_report import COLUMNS, Evaluation, as_record, spread_of
 from experiments._importance import few_samples
 from experiments._progress import console, table
 from experiments._report import markdown_table, over_seeds, plus_minus, swept
@@ -51,7 +51,8 @@ def write_joint(
         ]
         lines += [f"{said}:", "", markdown_table(columns, rows, numbers_right=True), ""]
         console().print(table(said, columns, rows))
-    remarks = [f"{part}: {remark}" for part, done in parts.items() for remark in done.left_out]
+    remarks = spread_of(parts.values())
+    remarks += [f"{part}: {remark}" for part, done in parts.items() for remark in done.left_out]
     remarks += left_out
     remarks += few_samples(
         {f"{part}/{one.name}": one.also for part, own in parts.items() for one in own.results},

@@ -1,6 +1,6 @@
 """What `experiments.evaluate` writes of a run: the table, the numbers and the figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from experiments._report import (
     markdown_table,
     over_seeds,
     plus_minus,
+    repeated,
     swept,
 )
 from experiments._run import RunFolder
@@ -44,7 +45,7 @@ COLUMNS = {
     "annealed_neg_log_likelihood": ("-log p(x) of a few, annealed", 2),
     "importance_neg_log_likelihood_of_them": ("-log p(x) of the same", 2),
     "annealed_gain": ("the difference", 2),
-    "annealed_difference_error": ("its standard error", 2),
+    "annealed_difference_error": ("its standard error over the examples", 2),
 }
 SAID = ("neg_elbo", "kl", "neg_log_likelihood", "effective_samples_median", "active_units")
 
@@ -156,6 +157,13 @@ def _cells(done: Evaluation) -> tuple[list[str], list[list[str]]]:
     return [done.unit, *groups], rows
 
 
+def spread_of(parts: Iterable[Evaluation]) -> list[str]:
+    """What stands behind each ± of a table, a line if there is any."""
+    groups = [group for done in parts for group in done.groups.values()]
+    over = " or ".join(sorted({repeated(group) for group in groups} - {""}))
+    return [f"±: the standard error of the mean over {over}"] if over else []
+
+
 def _along(along: Swept) -> list[str]:
     """The lines of the table of rates and distortions."""
     setting, several = along.setting.replace("_", " "), len(along.curves) > 1
@@ -210,6 +218,7 @@ def _draw_page(settings: Settings, done: Evaluation, folder: RunFolder) -> None:
             elbo=-mean["neg_elbo"],
             log_likelihood=-mean["neg_log_likelihood"],
             log_likelihood_error=error["neg_log_likelihood"],
+            error_over=repeated(group).partition(",")[0] or "examples",
             annealed_gain=mean.get("annealed_gain", np.nan),
             annealed_gain_error=error.get("annealed_gain", np.nan),
             effective_samples=np.concatenate([one["effective_samples"] for one in own]),
@@ -246,6 +255,7 @@ def _remarks(settings: Settings, done: Evaluation) -> list[str]:
         f"{settings.threshold:g}; I(x; z) is at most log n = {first['information_bound']:.2f}. "
         "KL = I(x; z) + marginal KL, KL(q(z) || p(z)), which is TC + dimension-wise KL, "
         "sum_j KL(q(z_j) || p(z_j)).",
+        *spread_of([done]),
         *done.left_out,
     ]
     if done.run.task.vae.is_layered:

@@ -16,7 +16,6 @@ from vae_jax.evaluation import ACTIVE_KL, RateDistortion, rate_distortion
 NUMBERS = ("neg_elbo", "reconstruction", "kl", "active_dims")
 # Panels of a figure that puts pictures side by side.
 MOST_PANELS = 12
-SPREAD = " · mean ± standard error over repetitions"  # what a title says of them
 
 
 class Result(NamedTuple):
@@ -242,10 +241,22 @@ class _Grid(NamedTuple):
             curves.setdefault(words if "latent" in others else described(others), []).append(i)
         return curves
 
-    @property
-    def spread(self) -> str:
-        """What a title says of the repetitions."""
-        return SPREAD if len(self.repeats) > 1 else ""
+    def over_folds(self, cube: np.ndarray) -> np.ndarray:
+        """Of `cube` the mean over each seed's folds, `[settings, seeds, width]`, as `over_seeds`.
+
+        Folds share their data, so they are no repetitions that an error could count. Of a single
+        seed its folds stay as they are.
+        """
+        seeds = np.array([repeat[0] for repeat in self.repeats])
+        if len(set(seeds)) == 1:
+            return cube
+        means = []
+        for seed in dict.fromkeys(seeds):
+            folds = cube[:, seeds == seed]
+            known = np.isfinite(folds)
+            number = np.where(known.any(axis=1), known.sum(axis=1), np.nan)
+            means.append(np.where(known, folds, 0).sum(axis=1) / number)
+        return np.stack(means, axis=1)
 
 
 def _grid_of(results: Sequence[Result]) -> _Grid:
@@ -286,11 +297,11 @@ def swept(results: Sequence[Result]) -> Swept | None:
     lead = grid.lead
     if lead is None or not grid.places:
         return None
-    rates = grid.cube(lambda result: result.numbers["kl"], 1)[..., 0]
-    log_liks = -grid.cube(lambda result: result.numbers["reconstruction"], 1)[..., 0]
+    pair = grid.cube(lambda one: (one.numbers["kl"], one.numbers["reconstruction"]), 2)
+    rates, distortions = np.moveaxis(grid.over_folds(pair), -1, 0)
     values = np.array([dict(setting)[lead] for setting in grid.settings])
     curves = {
-        name: rate_distortion(values[i], rates[i], log_liks[i])
+        name: rate_distortion(values[i], rates[i], -distortions[i])
         for name, i in grid.curves(lead).items()
     }
     return Swept(lead, curves)
@@ -314,14 +325,13 @@ def draw_rate_distortion(results: Sequence[Result], folder: Path, *, title: str,
     if found is None:
         return False
     curves = found.curves
-    several = len({repeat_of(result.columns) for result in results}) > 1
     figures.save(
         figures.rate_distortion(
             {
                 name: figures.RateDistortion(one.values, one.rates, one.distortions)
                 for name, one in curves.items()
             },
-            title=title + (SPREAD if several else ""),
+            title=title + _spread(repeated(results)),
             setting=found.setting.replace("_", " "),
             unit=unit,
         ),
@@ -391,6 +401,9 @@ def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "im
         lambda result: result.numbers["kl_per_dim"], len(results[0].numbers["kl_per_dim"])
     )
     curves = grid.curves(lead)
+    several = len({repeat[0] for repeat in repeats}) > 1
+    # The dimensions of two folds have no order in common, so these are not averaged before.
+    spread = _spread("seeds and folds" if several and len(repeats[0]) > 1 else repeated(results))
     for name, i in curves.items():
         if len(i) < 2:
             continue
@@ -399,7 +412,7 @@ def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "im
             figures.kl_against(
                 values[i],
                 kl[i],
-                title=(f"{title} · {name}" if name else title) + grid.spread,
+                title=(f"{title} · {name}" if name else title) + spread,
                 setting=lead.replace("_", " "),
                 threshold=ACTIVE_KL,
             ),
@@ -469,6 +482,20 @@ def by_setting(results: Sequence[Result]) -> Mapping[tuple[tuple[str, float], ..
         if result.problem is None:
             found.setdefault(_key(result), []).append(result)
     return found
+
+
+def repeated(results: Sequence[Result]) -> str:
+    """What the error of `over_seeds` is over: `seeds`, `folds`, empty if nothing is repeated."""
+    repeats = {repeat_of(result.columns) for result in results}
+    seeds = {repeat[0] for repeat in repeats}
+    if len(seeds) == 1:
+        return "folds" if len(repeats) > 1 else ""
+    return "seeds, each the mean of its folds" if len(repeats) > len(seeds) else "seeds"
+
+
+def _spread(over: str) -> str:
+    """What a title says of repetitions."""
+    return f" · mean ± standard error over {over}" if over else ""
 
 
 def by_seed(results: Sequence[Result], name: str) -> dict[float, float]:

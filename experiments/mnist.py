@@ -238,19 +238,26 @@ def lead_of(config: Config) -> str | None:
 def run_name(config: Config) -> str:
     """The folder's name: data, network, latent size, the choices `IN_THE_NAME`, what is swept.
 
-    A choice stands in it where it is not the default, and so do several samples of a bound. Other
-    settings never do, so that resuming with another one is noticed.
+    A choice stands in it where it is not the default, and so do several samples of a bound, and the
+    epochs beside a budget that has others. Other settings never do, so that resuming with another
+    one is noticed.
 
     Raises:
         UsageError: if it is too long for a folder.
     """
     parts = [config.dataset, f"{config.network}{_hidden(config)}", f"z{config.latent_dim}"]
     parts += _changed(config, IN_THE_NAME)
+    parts += [f"epochs{config.epochs}"] if _has_other_epochs(config) else []
     parts += [f"k{config.samples}"] if config.samples not in (None, 1) else []
     for axis in shown_axes(axes_of(config), lead_of(config)):
         parts.append(axis.field + "+".join(map(short, axis.values)))
     parts.append("seed" + "+".join(map(str, config.seed)))
     return folder_name(parts)
+
+
+def _has_other_epochs(config: Config) -> bool:
+    """Whether a budget was given, and another length of training than its own."""
+    return config.budget is not None and config.epochs not in (None, EPOCHS[config.budget])
 
 
 def _hidden(config: Config) -> str:
@@ -386,13 +393,14 @@ def prepare(config: Config) -> tuple[Config, Task]:
     )
     pictures = ImagePictures(vae, preprocess, images)
 
+    of_budget = f" of {EPOCHS[config.budget]}" if _has_other_epochs(config) else ""
     title = " · ".join(
         [
             f"{config.dataset}, {PIXELS[config.binarize]}",
             f"{config.network} {_hidden(config)}",
             f"z {config.latent_dim}",
             *_words(config),
-            f"{config.epochs} epoch{'' if config.epochs == 1 else 's'}",
+            f"{config.epochs}{of_budget} epoch{'' if config.epochs == 1 else 's'}",
             *([] if config.budget is None else [f"budget {config.budget}"]),
         ]
     )

@@ -16,6 +16,7 @@ from evaluations import assert_evaluated, assert_not_blank, evaluation
 from experiments import _evaluation, _evaluation_report, aevb, compress, evaluate, mnist, tabular
 from experiments._importance import few_samples
 from experiments._loaded import load_run
+from experiments._report import Result, by_setting, over_seeds, repeated, swept
 from vae_jax.evaluation import knn_accuracy, linear_accuracy
 from vae_jax.figures import Evaluated, evaluation_page
 
@@ -117,6 +118,7 @@ def test_the_table_and_the_page_are_written(home):
         assert f"| {name} |" in text
     assert "fitted on the posterior means of 1,437 training examples, judged" in text
     assert "annealed importance sampling with 3 chains and 12 temperatures" in text
+    assert "- ±: the standard error of the mean over seeds\n" in text
     assert_not_blank(folder / "evaluation.png")
     with np.load(folder / "evaluation.npz") as arrays:
         assert arrays["beta4-seed1/variance"].shape == (3,)
@@ -387,6 +389,58 @@ def test_a_run_of_an_experiment_that_cannot_be_evaluated_is_refused(copied):
     assert "in a folder benchmark/; runs in mnist/<run> or tabular/<run> or " in refused(moved)
 
 
+# What is repeated.
+
+
+def trained_on(seeds: int, folds: int) -> list[Result]:
+    """Of two betas: noise of each seed that its folds share, and a little of their own."""
+    rng = np.random.default_rng(0)
+    of_seed, own = rng.normal(size=seeds), 0.01 * rng.normal(size=(seeds, folds))
+    return [
+        Result(
+            f"beta{beta}-seed{seed}-fold{fold}",
+            {"beta": beta, "seed": seed, "fold": fold},
+            [],
+            dict.fromkeys(("kl", "reconstruction"), 10 / beta + of_seed[seed] + own[seed, fold]),
+            None,
+            {},
+        )
+        for beta in (1.0, 2.0)
+        for seed in range(seeds)
+        for fold in range(folds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "over"), [(3, "seeds, each the mean of its folds"), (1, "folds")]
+)
+def test_the_folds_of_a_seed_are_one_repetition(seeds, over):
+    """The errors along a sweep are those of the tables."""
+    results = trained_on(seeds, 4)
+    results[0] = results[0]._replace(problem="diverged")
+    found = swept(results)
+    assert found is not None
+    curve = found.curves[""]
+    for i, own in enumerate(by_setting(results).values()):
+        mean, error = over_seeds(own, "kl")
+        assert (curve.rate[i], curve.rate_error[i]) == pytest.approx((mean, error))
+        assert (curve.distortion[i], curve.distortion_error[i]) == pytest.approx((mean, error))
+    assert repeated(results) == over
+    lost = [
+        one._replace(problem="diverged") if one.columns["seed"] == 0 else one for one in results
+    ]
+    if seeds > 1:
+        again = swept(lost)
+        assert again is not None
+        assert np.isnan(again.curves[""].rates[:, 0]).all()
+        assert np.isfinite(again.curves[""].rates[:, 1:]).all()
+
+
+def test_nothing_is_repeated_in_a_single_model():
+    assert repeated(trained_on(1, 1)) == ""
+    assert repeated([one for one in trained_on(2, 2) if one.columns["fold"] == 0]) == "seeds"
+
+
 # The page.
 
 
@@ -402,6 +456,7 @@ def found_of(**changed: Any) -> Evaluated:
         elbo=-101.0,
         log_likelihood=-99.0,
         log_likelihood_error=0.5,
+        error_over="seeds",
         annealed_gain=0.75,
         annealed_gain_error=0.25,
         effective_samples=np.array([1.5, 20.0, 7.0]),
@@ -437,14 +492,27 @@ def test_the_likelihoods_that_are_drawn_have_their_errors():
     axes = evaluation_page({"": found_of()}, **SAID).axes[3]
     by_label = {bars.get_label(): bars for bars in axes.containers}
     for label, y, error in (
-        ("log p(x) ± s.e., 100 samples", -99.0, 0.5),
-        ("with the gain of annealing, of a few", -98.25, 0.25),
+        ("log p(x), 100 samples, ± s.e. over seeds", -99.0, 0.5),
+        ("+ gain of annealing, ± s.e. over seeds", -98.25, 0.25),
     ):
         points, _, (bar,) = by_label[label]
         assert points.get_ydata().tolist() == [y]
         assert bar.get_segments()[0][:, 1].tolist() == [y - error, y + error]
     none = found_of(annealed_gain=np.nan, annealed_gain_error=np.nan)
     assert len(evaluation_page({"": none}, **SAID).axes[3].containers) == 1
+
+
+def test_an_error_over_examples_is_not_drawn_as_one_over_seeds():
+    """As where of one setting a single model is left."""
+    single = found_of(error_over="examples", log_likelihood=-90.0)
+    page = evaluation_page({"beta 1": found_of(), "beta 4": single}, **SAID)
+    by_label = {bars.get_label(): bars for bars in page.axes[3].containers}
+    for kind, place, y in (("seeds", 0, -99.0), ("examples", 1, -90.0)):
+        points = by_label[f"log p(x), 100 samples, ± s.e. over {kind}"][0]
+        assert points.get_xydata().tolist() == [[place, y]]
+    fills = {str(bars[0].get_markerfacecolor()) for bars in page.axes[3].containers}
+    assert "white" in fills
+    assert len(fills) == 3
 
 
 def test_of_two_layers_no_surgery_is_drawn():

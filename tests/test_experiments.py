@@ -1134,7 +1134,10 @@ def test_settings_that_are_not_given_get_the_defaults_of_their_objective():
 
 @pytest.mark.parametrize(
     ("budget", "epochs", "trained"),
-    [(None, None, 20), ("cpu", None, 20), ("full", None, 60), ("smoke", None, 1), ("full", 7, 7)],
+    [
+        *((None, None, 20), (None, 7, 7), ("cpu", None, 20), ("full", None, 60)),
+        *(("smoke", None, 1), ("full", 7, 7), ("full", 60, 60)),
+    ],
 )
 def test_a_budget_is_a_number_of_epochs_that_title_and_name_say(budget, epochs, trained):
     config = mnist.validate(mnist.Config(budget=budget, epochs=epochs, dataset="digits"))
@@ -1144,8 +1147,11 @@ def test_a_budget_is_a_number_of_epochs_that_title_and_name_say(budget, epochs, 
         (1000, 200) if budget == "smoke" else (1437, 360)
     )
     name = "digits-mlp512-256-z2" + ("" if budget is None else f"-{budget}")
+    # A budget of which another length was trained is not that budget.
+    other = budget == "full" and trained != 60
+    name += f"-epochs{trained}" if other else ""
     assert task.name == f"{name}-beta1-seed0"
-    words = f"{trained} epoch{'s' if trained > 1 else ''}"
+    words = f"{trained}{' of 60' if other else ''} epoch{'s' if trained > 1 else ''}"
     words += "" if budget is None else f" · budget {budget}"
     assert task.title == f"digits, grey · mlp 512-256 · z 2 · {words}"
 

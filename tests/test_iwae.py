@@ -216,8 +216,9 @@ def test_the_model_that_both_methods_share_is_drawn_once():
         for name, own in (("VAE", 1e-5), ("IWAE", 0.2))
     }
     figure = samples_in_bound(methods, title="one seed")
-    _, right = figure.axes
+    left, right = figure.axes
     names = ["k = 1 (both): 2 active", "VAE, k = 5: 1 active", "IWAE, k = 5: 2 active"]
+    assert "s.e." not in left.get_title(loc="left")
     assert [line.get_label() for line in right.lines] == [*names, "active: over 0.01"]
     colors = [line.get_color() for line in right.lines[:3]]
     assert len(set(colors)) == 3
@@ -237,6 +238,7 @@ def test_seeds_become_error_bars():
     figure = samples_in_bound({"VAE": found}, title="two seeds")
     left, right = figure.axes
     assert len(left.containers) == 1
+    assert left.get_title(loc="left").endswith("mean ± s.e. over seeds")
     assert [line.get_label() for line in right.lines[:2]] == [
         "VAE, k = 1: 1 active",
         "VAE, k = 5: 2 active",

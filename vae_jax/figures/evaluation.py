@@ -27,6 +27,8 @@ class Evaluated(NamedTuple):
         elbo: of the held-out data.
         log_likelihood: the importance-weighted estimate.
         log_likelihood_error: its standard error; NaN where there is none.
+        error_over: what both errors are over: "examples" of a single model, else "seeds" or
+            "folds".
         annealed_gain: by how much annealed importance sampling is above it, of the examples that
             have both; NaN where none has.
         annealed_gain_error: standard error of that; NaN where there is none.
@@ -44,6 +46,7 @@ class Evaluated(NamedTuple):
     elbo: float
     log_likelihood: float
     log_likelihood_error: float
+    error_over: str
     annealed_gain: float
     annealed_gain_error: float
     effective_samples: Float[np.ndarray, " n"]
@@ -152,25 +155,35 @@ def _surgery(axes: Axes, found: Mapping[str, Evaluated], bound: float) -> None:
 def _likelihoods(axes: Axes, found: Mapping[str, Evaluated], num_samples: int, unit: str) -> None:
     places = np.arange(len(found))
     axes.plot(places, [one.elbo for one in found.values()], "s", color=VERMILION, label="ELBO")
-    estimates = np.array([one.log_likelihood for one in found.values()])
-    errors = np.array([one.log_likelihood_error for one in found.values()])
-    label = f"log p(x) ± s.e., {num_samples:,} samples"
-    bars = {"ls": "none", "capsize": 2.0, "elinewidth": 0.8}
-    axes.errorbar(places, estimates, errors, marker="o", color=BLUE, label=label, **bars)
-    gains = np.array([one.annealed_gain for one in found.values()])
-    if np.isfinite(gains).any():
-        errors = np.array([one.annealed_gain_error for one in found.values()])
-        # Beside the others, whose bars it would cover.
-        beside, label = places + 0.15, "with the gain of annealing, of a few"
-        axes.errorbar(
-            beside, estimates + gains, errors, marker="^", color="black", label=label, **bars
-        )
+    estimates, gains = (
+        np.array([getattr(one, name) for one in found.values()])
+        for name in ("log_likelihood", "annealed_gain")
+    )
+    errors, gain_errors = (
+        np.array([getattr(one, f"{name}_error") for one in found.values()])
+        for name in ("log_likelihood", "annealed_gain")
+    )
+    # An error over examples is none over seeds: each kind is drawn and named by itself.
+    over = np.array([one.error_over for one in found.values()])
+    for kind in dict.fromkeys(over):
+        own = over == kind
+        filled = "white" if kind == "examples" else None
+        bars = {"ls": "none", "capsize": 2.0, "elinewidth": 0.8, "mfc": filled}
+        at, mean = places[own], estimates[own]
+        label = f"log p(x), {num_samples:,} samples, ± s.e. over {kind}"
+        axes.errorbar(at, mean, errors[own], marker="o", color=BLUE, label=label, **bars)
+        if np.isfinite(gains[own]).any():
+            # Beside the others, whose bars it would cover.
+            beside, with_gain = at + 0.15, mean + gains[own]
+            label = f"+ gain of annealing, ± s.e. over {kind}"
+            color = {"color": "black", "marker": "^"}
+            axes.errorbar(beside, with_gain, gain_errors[own], label=label, **color, **bars)
     axes.set_title(f"held-out data, {unit}")
-    axes.margins(y=0.2)
+    axes.margins(y=0.2 if len(set(over)) == 1 else 0.9)  # of two kinds the legend is high
     axes.set_xlim(-0.6, len(found) - 0.4)  # else one setting's two points would stand far apart
     _setting_axis(axes, found)
     axes.grid(axis="y")
-    axes.legend()
+    axes.legend(fontsize=6)
 
 
 def _effective_samples(

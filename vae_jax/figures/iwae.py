@@ -67,7 +67,9 @@ def samples_in_bound(
     left.set_xticklabels([str(k) for k in every_k])
     left.set_xlabel("samples k in the bound")
     left.set_ylabel("nats per image")
-    left.set_title("-log p(x) of the test images")
+    several = any(np.shape(found.nats)[1] > 1 for found in methods.values())
+    over = ", mean ± s.e. over seeds" if several else ""
+    left.set_title(f"-log p(x) of the test images{over}")
     left.grid(axis="y")
     left.legend()
     return figure
