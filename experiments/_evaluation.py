@@ -26,7 +26,7 @@ from vae_jax.evaluation import (
     linear_accuracy,
     posterior_mean_variance,
 )
-from vae_jax.evaluation.log_likelihood import fitting, theta_bytes
+from vae_jax.evaluation.memory import fitting, theta_bytes
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
 from vae_jax.sweep import Subsets, part_of

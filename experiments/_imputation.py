@@ -9,10 +9,12 @@ from jaxtyping import Array
 from experiments._folds import Split
 from experiments._noise import SCORE_SEED
 from vae_jax.evaluation import posterior_predictive
+from vae_jax.evaluation.memory import examples_at_once
 from vae_jax.model import VAE
 from vae_jax.types import Params
 
 _AT_ONCE = 1_024
+_COPIES = 2  # of each sample theta, and the mean of every dimension
 IMPUTERS = ("column means", "5-NN imputation")
 
 
@@ -33,7 +35,8 @@ class Imputation:
 
         @jax.jit
         def all_rows(params: Params, rows: Array) -> Array:
-            at_once = min(_AT_ONCE, len(rows))
+            most = min(_AT_ONCE, len(rows))
+            at_once = examples_at_once(vae, params, rows[0], num_samples, most=most, copies=_COPIES)
             return jax.lax.map(functools.partial(one, params), rows, batch_size=at_once)
 
         self._all_rows, self._share = all_rows, share

@@ -1,7 +1,6 @@
 """Scores of rows or images under a trained model, on the host."""
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +10,13 @@ from jaxtyping import Array
 
 from experiments._noise import SCORE_SEED
 from vae_jax.evaluation import SCORES, anomaly_scores
+from vae_jax.evaluation.memory import examples_at_once
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess, as_stored
 from vae_jax.types import Params
 
 _AT_ONCE = 1_024  # rows
-_CELLS_AT_ONCE = 50_000  # of these rows: a convolution's channels are many times the pixels
+_COPIES = 2  # of each sample theta, and the log-density of every dimension
 
 
 class RowScores(NamedTuple):
@@ -61,8 +61,8 @@ class RowScorer:
 
         @jax.jit
         def all_rows(params: Params, rows: Array) -> Any:
-            fit = max(1, _CELLS_AT_ONCE // math.prod(rows.shape[1:]))
-            at_once = min(_AT_ONCE, fit, len(rows))
+            x, most = jax.eval_shape(preprocess, key, rows[0]), min(_AT_ONCE, len(rows))
+            at_once = examples_at_once(vae, params, x, num_samples, most=most, copies=_COPIES)
             return jax.lax.map(functools.partial(one, params), rows, batch_size=at_once)
 
         self._all_rows = all_rows

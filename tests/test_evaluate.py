@@ -1,6 +1,5 @@
 """`python -m experiments.evaluate`: real runs, evaluated from their folders."""
 
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -9,19 +8,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracles
 import pytest
 from command_line import call, surroundings  # noqa: F401
 from evaluations import assert_evaluated, assert_not_blank, evaluation
 
 from experiments import _evaluation, _evaluation_report, aevb, compress, evaluate, mnist, tabular
 from experiments._importance import few_samples
+from experiments._imputation import Imputation
 from experiments._loaded import load_run
 from experiments._report import Result, by_setting, over_seeds, repeated, swept
-from vae_jax.evaluation import knn_accuracy, linear_accuracy
+from experiments._scores import RowScorer
+from vae_jax.evaluation import knn_accuracy, linear_accuracy, memory
 from vae_jax.figures import Evaluated, evaluation_page
+from vae_jax.likelihoods import missing_at_nan
 
-# The package's name for it is the function.
-log_likelihood = importlib.import_module("vae_jax.evaluation.log_likelihood")
 ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
 QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
 EFFECTIVE = ("effective_samples_median", "effective_samples_5th")
@@ -169,13 +170,35 @@ def test_a_chunk_of_bounded_memory_changes_no_annealed_estimate(home, monkeypatc
     of_example = _evaluation.COPIES * 3 * 784 * 4  # bytes of theta of three chains
     found = []
     for limit in (2**26, 2 * of_example, 1):
-        monkeypatch.setattr(log_likelihood, "MEMORY", limit)
+        monkeypatch.setattr(memory, "MEMORY", limit)
         _evaluation._annealed_estimate.cache_clear()
         estimate = _evaluation._annealed_estimate(task.vae, task.preprocess, 3, 4)
         found.append(np.asarray(estimate(key, params, indices, stored).log_likelihood))
     assert len(set(found[0])) == 3
     np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-5)
+
+
+def test_a_chunk_of_bounded_memory_changes_no_score(monkeypatch):
+    """Of all rows at once, of two, and of one with three samples at once."""
+    rng = np.random.default_rng(0)
+    model = oracles.random_model(rng)
+    vae, rows = oracles.as_vae(model, posterior_shift=0.4), oracles.sample(model, rng, 8)
+    holes = np.where(rng.random(rows.shape) < 0.2, np.nan, rows).astype(np.float32)
+    missing = vae._replace(
+        encode=lambda params, x: vae.encode(params, jnp.nan_to_num(x)),
+        likelihood=missing_at_nan(vae.likelihood),
+    )
+    found = []
+    for limit in (2**26, 2 * 2 * 20 * 5, 3 * 20):  # bytes; theta of a sample takes 20
+        monkeypatch.setattr(memory, "MEMORY", limit)
+        scores = RowScorer(vae, 20)({}, rows.astype(np.float32)).scores
+        filled = Imputation(missing, 20, 0.2)._all_rows({}, holes)
+        found.append([*scores.values(), np.asarray(filled)])
+        assert all(np.isfinite(values).all() for values in found[-1])
+    for other in found[1:]:
+        for ours, expected in zip(other, found[0], strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_warning_counts_the_models_and_says_what_is_lost():

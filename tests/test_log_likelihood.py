@@ -1,6 +1,5 @@
 """The importance-weighted estimate, on a model whose log p(x) is known in closed form."""
 
-import importlib
 from typing import NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from vae_jax.evaluation import (
     average_log_likelihood,
     estimate_log_likelihood,
     log_likelihood,
+    memory,
     posterior_predictive,
 )
 from vae_jax.gaussian import log_density, reparameterize, standard_log_density
@@ -21,8 +21,6 @@ from vae_jax.likelihoods import missing_at_nan
 from vae_jax.model import VAE
 from vae_jax.preprocess import as_stored
 
-# The package's name for it is the function.
-module = importlib.import_module("vae_jax.evaluation.log_likelihood")
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
@@ -259,6 +257,20 @@ def test_an_estimate_of_no_data_is_refused(linear, key):
         estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=0)
 
 
+def test_what_is_computed_at_once_fits_the_memory(linear):
+    """Theta has 5 numbers of 4 bytes."""
+    vae, x = oracles.as_vae(linear.model), linear.xs[0]
+    for limit, samples, examples in ((2**26, 128, 32), (3 * 128 * 20, 128, 3), (7 * 20, 7, 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(memory, "MEMORY", limit)
+            assert memory.samples_at_once(vae, {}, x, 300) == samples
+            assert memory.examples_at_once(vae, {}, x, 300) == examples
+    assert memory.samples_at_once(vae, {}, x, 9) == 9
+    # 64 MiB are 26,214 examples of 128 samples, and half as many of two copies.
+    assert memory.examples_at_once(vae, {}, x, 300, most=10**6) == 26214
+    assert memory.examples_at_once(vae, {}, x, 300, most=10**6, copies=2) == 13107
+
+
 def test_a_chunk_of_bounded_memory_changes_no_estimate(linear, key, monkeypatch):
     """The limit is 64 MiB; here theta has 5 numbers, so the limit comes down to them."""
     vae, k = oracles.as_vae(linear.model, posterior_shift=0.4), 300
@@ -268,10 +280,10 @@ def test_a_chunk_of_bounded_memory_changes_no_estimate(linear, key, monkeypatch)
         return estimate_log_likelihood(key, vae, as_stored, {}, linear.xs, num_samples=k)
 
     whole = of_all()
-    assert module.theta_bytes(vae, {}, linear.xs[0]) == 5 * 4
+    assert memory.theta_bytes(vae, {}, linear.xs[0]) == 5 * 4
     # 128 samples of two examples, then seven samples of one, then one that is over the limit.
     for limit in (2 * 128 * 20, 7 * 20, 3):
-        monkeypatch.setattr(module, "MEMORY", limit)
+        monkeypatch.setattr(memory, "MEMORY", limit)
         found = of_all()
         for ours, expected in zip(found, whole, strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-4)

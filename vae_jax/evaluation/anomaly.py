@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from vae_jax.evaluation.log_likelihood import log_likelihood
+from vae_jax.evaluation.memory import samples_at_once
 from vae_jax.gaussian import kl_to_standard_normal
 from vae_jax.model import VAE
 from vae_jax.types import Nats, Params, PRNGKey, Sample
@@ -87,7 +88,9 @@ def anomaly_scores(
         return cost, sample if vae.is_layered else None
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_samples))
-    costs, samples = jax.lax.map(sampled, keys, batch_size=min(num_samples, 128))
+    costs, samples = jax.lax.map(
+        sampled, keys, batch_size=samples_at_once(vae, params, x, num_samples)
+    )
     mean, kl_per_dim = q.mean, kl_to_standard_normal(q)
     if samples is not None:  # q is the first layer alone
         mean = jnp.mean(samples.z, axis=0)

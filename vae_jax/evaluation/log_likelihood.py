@@ -13,18 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
+from vae_jax.evaluation.memory import examples_at_once, samples_at_once
 from vae_jax.gaussian import standard_log_density
 from vae_jax.model import VAE, log_posterior
 from vae_jax.preprocess import Preprocess
 from vae_jax.types import Nats, Params, PRNGKey, Step
-
-# Bytes that the decoded theta of all that is computed at once may take, 64 MiB; what a decoder
-# needs on its way to it comes on top.
-MEMORY = 2**26
-# Samples that are decoded at once, and examples, where that fits; more are streamed. More of them
-# than fit the caches of a CPU gain nothing.
-_AT_ONCE = 128
-_EXAMPLES = 32
 
 
 class Importance(NamedTuple):
@@ -185,9 +178,8 @@ def estimate_log_likelihood(
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
     if batch_size is None:
-        of_sample = theta_bytes(vae, params, jax.eval_shape(preprocess, key, data[0]))
-        of_example = min(num_samples, fitting(of_sample, most=_AT_ONCE)) * of_sample
-        batch_size = fitting(of_example, most=_EXAMPLES)
+        shape = jax.eval_shape(preprocess, key, data[0])
+        batch_size = examples_at_once(vae, params, shape, num_samples)
     if batch_size < 1:
         raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
 
@@ -226,39 +218,6 @@ def average_log_likelihood(found: Importance) -> Average:
     return Average(jnp.mean(nats), spread / math.sqrt(n), sampling)
 
 
-def theta_bytes(vae: VAE, params: Params, x: Float[Array | jax.ShapeDtypeStruct, "*x"]) -> int:
-    """The memory that theta of one example and one z takes; nothing is computed.
-
-    Args:
-        vae: the model.
-        params: the model's parameters.
-        x: one example, or its shape.
-
-    Returns:
-        Bytes.
-    """
-    z = jax.ShapeDtypeStruct((vae.latent_dim,), jnp.float32)
-    theta = jax.eval_shape(vae.theta_of, params, z, x)
-    return theta.size * theta.dtype.itemsize
-
-
-def fitting(bytes_of_one: int, *, most: int) -> int:
-    """How many of something are computed at once: as many as `MEMORY` holds, one at least.
-
-    Args:
-        bytes_of_one: what one of them takes.
-        most: never more than so many.
-
-    Returns:
-        The number.
-
-    Example:
-        >>> fitting(784 * 4 * 128, most=32), fitting(2**25, most=32), fitting(2**30, most=32)
-        (32, 2, 1)
-    """
-    return max(1, min(most, MEMORY // bytes_of_one))
-
-
 class _Weights(NamedTuple):
     log_sum: Float[Array, ""]
     log_sum_of_squares: Float[Array, ""]
@@ -293,7 +252,7 @@ def _streamed(
         log_squares = jnp.logaddexp(log_squares, jax.nn.logsumexp(2 * log_w))
         return (_Weights(new_sum, log_squares), mean), None
 
-    at_once = min(num_samples, fitting(theta_bytes(vae, params, x), most=_AT_ONCE))
+    at_once = samples_at_once(vae, params, x, num_samples)
     num_batches = -(-num_samples // at_once)
     index = jnp.arange(num_batches * at_once).reshape(num_batches, at_once)
     keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(index)
