@@ -191,13 +191,11 @@ class _Grid(NamedTuple):
         settings: of each row.
         places: the member at each row and column, but for those that diverged or are missing.
         repeats: of each column.
-        labels: what each row is called.
     """
 
     settings: list[tuple[tuple[str, float], ...]]
     places: dict[tuple[Any, Any], Result]
     repeats: list[tuple[int, ...]]
-    labels: list[str]
 
     def cube(self, of: Callable[[Result], Any], width: int) -> np.ndarray:
         """[settings, repeats, width], NaN where a member diverged or is missing."""
@@ -230,15 +228,19 @@ class _Grid(NamedTuple):
     def curves(self, lead: str) -> dict[str, list[int]]:
         """Along a setting, the rows of each combination of the others, in rising order.
 
-        One of a model of sentences is called by its remedy.
+        One of a model of sentences is called by the settings of its remedies: those that it was not
+        given are 0.
         """
         by_value = sorted(self.with_z, key=lambda i: dict(self.settings[i])[lead])
         curves: dict[str, list[int]] = {}
         for i in by_value:
-            others = dict(self.settings[i])
-            value = others.pop(lead)
-            words = self.labels[i].replace(f"-{lead}{short(value)}", "")
-            curves.setdefault(words if "latent" in others else described(others), []).append(i)
+            others = {field: value for field, value in self.settings[i] if field != lead}
+            if others.pop("latent", None) is not None:
+                others = {field: value for field, value in others.items() if value != 0}
+                name = described(others) or "none"
+            else:
+                name = described(others)
+            curves.setdefault(name, []).append(i)
         return curves
 
     def over_folds(self, cube: np.ndarray) -> np.ndarray:
@@ -268,7 +270,6 @@ def _grid_of(results: Sequence[Result]) -> _Grid:
             if result.problem is None
         },
         repeats=list(dict.fromkeys(repeat_of(result.columns) for result in results)),
-        labels=list({_key(result): label_of(result) for result in results}.values()),
     )
 
 
@@ -328,7 +329,7 @@ def draw_rate_distortion(results: Sequence[Result], folder: Path, *, title: str,
     figures.save(
         figures.rate_distortion(
             {
-                name: figures.RateDistortion(one.values, one.rates, one.distortions)
+                name: figures.RateDistortionCurve(one.values, one.rates, one.distortions)
                 for name, one in curves.items()
             },
             title=title + _spread(repeated(results)),

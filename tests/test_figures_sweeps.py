@@ -19,7 +19,7 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 from vae_jax import figures
-from vae_jax.figures import RateDistortion
+from vae_jax.figures import RateDistortionCurve
 
 TITLE = "mnist · mlp 512-256 · z 10 · 6 betas × 4 seeds"
 # Under the shape checker of the test run a wrong shape does not get as far as the ValueError.
@@ -28,10 +28,10 @@ BETAS = np.array([0.1, 0.5, 1.0, 2.0, 4.0, 10.0])
 NAMES = [f"beta {beta:g}" for beta in BETAS]
 
 
-def curve(seeds: int = 4, betas: np.ndarray = BETAS, seed: int = 0) -> RateDistortion:
+def curve(seeds: int = 4, betas: np.ndarray = BETAS, seed: int = 0) -> RateDistortionCurve:
     noise = np.random.default_rng(seed).normal(0, 1, (2, len(betas), seeds))
     rates, distortions = 60 / (1 + 1.2 * betas), 60 + 45 * np.log1p(betas)
-    return RateDistortion(betas, rates[:, None] + noise[0], distortions[:, None] + noise[1])
+    return RateDistortionCurve(betas, rates[:, None] + noise[0], distortions[:, None] + noise[1])
 
 
 def kls(settings: int, seeds: int, latent: int) -> np.ndarray:
@@ -205,7 +205,7 @@ def test_rate_distortion_draws_means_errors_and_members():
 
 def test_rate_distortion_joins_settings_in_ascending_order():
     given, order = curve(), np.array([3, 0, 5, 1, 4, 2])
-    shuffled = RateDistortion(BETAS[order], given.rates[order], given.distortions[order])
+    shuffled = RateDistortionCurve(BETAS[order], given.rates[order], given.distortions[order])
     (mean,) = means_of(figures.rate_distortion({"": shuffled}, title=TITLE).axes[0])
     np.testing.assert_allclose(mean[:, 0], given.rates.mean(1))
 
@@ -266,7 +266,7 @@ def test_rate_distortion_labels_of_collapsed_settings_do_not_overlap():
     rates = np.array([20, 12, 6, 0.02, 0.01, 0.0, 0.0])[:, None]
     betas = np.array([0.5, 1, 2, 4, 8, 16, 32.0])
     figure = figures.rate_distortion(
-        {"": RateDistortion(betas, rates, 206 - 5 * rates)}, title=TITLE
+        {"": RateDistortionCurve(betas, rates, 206 - 5 * rates)}, title=TITLE
     )
     renderer = drawn(figure).get_renderer()
     labels = labels_of_points(figure.axes[0])
@@ -279,18 +279,18 @@ def test_rate_distortion_labels_of_collapsed_settings_do_not_overlap():
 
 def test_rate_distortion_refuses_what_it_cannot_draw():
     good = curve()
-    lost = RateDistortion(BETAS, good.rates * np.nan, good.distortions)
+    lost = RateDistortionCurve(BETAS, good.rates * np.nan, good.distortions)
     for curves in ({}, {"": lost}):
         with pytest.raises(ValueError, match="no member"):
             figures.rate_distortion(curves, title=TITLE)
     (left,) = means_of(figures.rate_distortion({"a": lost, "b": good}, title=TITLE).axes[0])
     np.testing.assert_allclose(left[:, 0], good.rates.mean(1))
     for bad in (
-        RateDistortion(BETAS[1:], good.rates, good.distortions),
-        RateDistortion(BETAS, good.rates[:, 1:], good.distortions),
-        RateDistortion(BETAS, good.rates[:, 0], good.distortions[:, 0]),
-        RateDistortion(BETAS, good.rates[:, :0], good.distortions[:, :0]),
-        RateDistortion(BETAS * np.nan, good.rates, good.distortions),
+        RateDistortionCurve(BETAS[1:], good.rates, good.distortions),
+        RateDistortionCurve(BETAS, good.rates[:, 1:], good.distortions),
+        RateDistortionCurve(BETAS, good.rates[:, 0], good.distortions[:, 0]),
+        RateDistortionCurve(BETAS, good.rates[:, :0], good.distortions[:, :0]),
+        RateDistortionCurve(BETAS * np.nan, good.rates, good.distortions),
     ):
         with pytest.raises(ValueError, match=r"shape|rates|not finite"):
             figures.rate_distortion({"mlp": bad}, title=TITLE)

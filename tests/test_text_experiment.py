@@ -456,7 +456,7 @@ def test_a_sweep_of_beta_has_a_curve_for_each_remedy():
     found = swept(results)
     assert found is not None
     assert found.setting == "beta"
-    assert list(found.curves) == ["none", "free bits"]
+    assert list(found.curves) == ["none", "free bits 0.5"]
     for curve in found.curves.values():
         assert curve.values.tolist() == [0.25, 1]
         assert curve.rate.tolist() == [7, 4]

@@ -21,7 +21,7 @@ from vae_jax.figures.pictures import (
 )
 from vae_jax.figures.style import BLUE, CLASS_COLORS, DPI, GREY, VERMILION, save
 from vae_jax.figures.sweeps import (
-    RateDistortion,
+    RateDistortionCurve,
     kl_against,
     member_curves,
     rate_distortion,
@@ -49,7 +49,7 @@ __all__ = [
     "Evaluated",
     "LatentPanel",
     "ObjectiveScores",
-    "RateDistortion",
+    "RateDistortionCurve",
     "bounds_against_points",
     "correlation_matrices",
     "disentanglement_scores",

@@ -38,7 +38,7 @@ _MARKERS = "os^Dv<>PXp"
 _HALO = [withStroke(linewidth=1.5, foreground="white")]
 
 
-class RateDistortion(NamedTuple):
+class RateDistortionCurve(NamedTuple):
     """Where the members of a sweep lie in the rate-distortion plane.
 
     Attributes:
@@ -54,7 +54,7 @@ class RateDistortion(NamedTuple):
 
 @styled
 def rate_distortion(
-    curves: Mapping[str, RateDistortion],
+    curves: Mapping[str, RateDistortionCurve],
     *,
     title: str,
     setting: str = "beta",
