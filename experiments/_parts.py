@@ -35,8 +35,8 @@ class PartsOptions:
     """How an experiment of several runs is run.
 
     Attributes:
-        LENGTH: the setting that replaces the budget's own length of training, None if it is not
-            given.
+        LENGTH: the name of the field that replaces the budget's own length of training, such as
+            `epochs`; the field is None where no other length was asked for.
     """
 
     LENGTH: ClassVar[str]
