@@ -11,7 +11,7 @@ from experiments._importance import few_samples
 from experiments._progress import console, table
 from experiments._report import Result, by_seed, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
-from experiments._verdict import EXPLAINED, HOLDS, SEEN, Margin, difference, tally
+from experiments._verdict import EXPLAINED, HOLDS, MET, Margin, difference, tally
 
 # Negative log p(x), nats, by method, stochastic layers and k: table 1 of arXiv 1509.00519 as it
 # is restated at https://github.com/nbip/IWAE.
@@ -169,7 +169,7 @@ def _ordering(records: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{lead.verdict}: {_row(better)} ahead of {_row(worse)}, here by {lead.words(2)}, "
         f"published by {worse['published'] - better['published']:+.2f}"
         for (better, worse), lead in zip(pairs, leads, strict=True)
-        if lead.verdict not in (HOLDS, SEEN)
+        if lead.verdict not in (HOLDS, MET)
     ]
     return lines
 

@@ -12,21 +12,22 @@ FAILS = "DOES NOT HOLD"
 UNDECIDED = "not told apart"
 NO_NUMBER = f"{UNDECIDED} (no number)"
 # What a single seed says, of itself: without an error bar it neither shows nor refutes anything.
-SEEN = "seen (one seed)"
-NOT_SEEN = "not seen (one seed)"
+MET = "met (one seed)"
+NOT_MET = "not met (one seed)"
 _COUNTED = {
     HOLDS: "held",
     FAILS: "contradicted",
     UNDECIDED: UNDECIDED,
     NO_NUMBER: "without a number",
-    SEEN: SEEN,
-    NOT_SEEN: NOT_SEEN,
+    MET: MET,
+    NOT_MET: NOT_MET,
 }
 _CONFIDENCE = 0.95  # of the two-sided interval outside of which a margin counts
 EXPLAINED = (
     f"{HOLDS}, {FAILS}, {UNDECIDED}: by the two-sided {_CONFIDENCE:.0%} interval of Student's t "
     "over seeds, each inequality by itself; of rows with the same seeds it is that of their "
-    "differences seed by seed. One seed has no error bar, so it shows nothing"
+    "differences seed by seed. Met, not met: in the one seed there is, which has no error bar and "
+    "so shows nothing"
 )
 
 
@@ -51,8 +52,8 @@ class Margin(NamedTuple):
         of Student's t with n - 1 degrees of freedom, 12.7 for two seeds and near 2 for many.
 
         Returns:
-            `HOLDS` or `FAILS` where the interval lies on one side of 0, else `UNDECIDED`; `SEEN`
-            or `NOT_SEEN` of a single seed; `NO_NUMBER`.
+            `HOLDS` or `FAILS` where the interval lies on one side of 0, else `UNDECIDED`; `MET`
+            or `NOT_MET` of a single seed; `NO_NUMBER`.
         """
         # Here, not above: the command line starts without SciPy.
         from scipy.special import stdtrit
@@ -60,7 +61,7 @@ class Margin(NamedTuple):
         if not math.isfinite(self.value):
             return NO_NUMBER
         if not math.isfinite(self.error):
-            return SEEN if self.value > 0 else NOT_SEEN
+            return MET if self.value > 0 else NOT_MET
         reach = stdtrit(self.seeds - 1, (1 + _CONFIDENCE) / 2) * self.error
         if abs(self.value) <= reach:
             return UNDECIDED

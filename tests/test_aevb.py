@@ -299,11 +299,11 @@ def test_of_one_seed_claims_are_what_it_says_and_no_more():
         ]
     )
     above, rises, close, harmless = found
-    assert above.verdict == "seen (one seed) in 2 of 3 panels, not seen (one seed) in 1"
+    assert above.verdict == "met (one seed) in 2 of 3 panels, not met (one seed) in 1"
     assert "mnist-z20 -1.0" in above.numbers
-    assert rises.verdict == "seen (one seed)"
+    assert rises.verdict == "met (one seed)"
     # More of them end higher: no overfitting, though not the same bound.
-    assert (close.verdict, harmless.verdict) == ("not seen (one seed)", "seen (one seed)")
+    assert (close.verdict, harmless.verdict) == ("not met (one seed)", "met (one seed)")
     assert close.numbers == harmless.numbers == "-101.00 and -98.90, +2.10"
 
 

@@ -9,9 +9,9 @@ from scipy import stats
 from experiments._verdict import (
     FAILS,
     HOLDS,
+    MET,
     NO_NUMBER,
-    NOT_SEEN,
-    SEEN,
+    NOT_MET,
     UNDECIDED,
     Margin,
     difference,
@@ -37,7 +37,7 @@ def test_what_is_not_known_is_not_decided():
 
 def test_one_seed_shows_nothing():
     margins = [difference({0: high}, {0: 1.0}) for high in (1.5, 0.5)]
-    assert [margin.verdict for margin in margins] == [SEEN, NOT_SEEN]
+    assert [margin.verdict for margin in margins] == [MET, NOT_MET]
     assert [margin.words() for margin in margins] == ["+0.5", "-0.5"]
 
 
@@ -59,7 +59,7 @@ def test_of_other_seeds_both_errors_add_up():
     errors = stats.sem([3.0, 4.0, 6.0]), stats.sem([1.0, 2.0])
     assert found == pytest.approx(Margin(13 / 3 - 1.5, math.hypot(*errors), 2))
     assert found.verdict == UNDECIDED
-    assert difference(more, {1: 2.0}).verdict == SEEN
+    assert difference(more, {1: 2.0}).verdict == MET
 
 
 def test_inequalities_are_counted_by_their_verdicts():
@@ -75,5 +75,5 @@ def test_inequalities_are_counted_by_their_verdicts():
     # What one seed says stands apart from what several show.
     unknown = Margin(math.nan, math.nan, 0)
     assert tally([held, bare, unknown], "pairs") == (
-        "held in 1 of 3 pairs, without a number in 1, seen (one seed) in 1"
+        "held in 1 of 3 pairs, without a number in 1, met (one seed) in 1"
     )
