@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from experiments._folds import Split
 from experiments._noise import SCORE_SEED
+from experiments._scores import fingerprint
 from vae_jax.evaluation import posterior_predictive
 from vae_jax.evaluation.memory import examples_at_once
 from vae_jax.model import VAE
@@ -31,7 +32,8 @@ class Imputation:
         key = jax.random.key(SCORE_SEED)
 
         def one(params: Params, row: Array) -> Array:
-            return posterior_predictive(key, vae, params, row, num_samples)
+            key_row = jax.random.fold_in(key, fingerprint(row))
+            return posterior_predictive(key_row, vae, params, row, num_samples)
 
         @jax.jit
         def all_rows(params: Params, rows: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Num, UInt32
 
 from experiments._noise import SCORE_SEED
 from vae_jax.evaluation import SCORES, anomaly_scores
@@ -15,6 +15,7 @@ from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess, as_stored
 from vae_jax.types import Params
 
+_MULTIPLIER = 1_664_525  # of the congruential generator in Numerical Recipes
 _AT_ONCE = 1_024  # rows
 _COPIES = 2  # of each sample theta, and the log-density of every dimension
 
@@ -37,10 +38,29 @@ class RowScores(NamedTuple):
     per_dim: np.ndarray
 
 
+def fingerprint(row: Num[Array, "*x"]) -> UInt32[Array, ""]:
+    """A number of what stands in a row, for noise that is its own wherever it stands.
+
+    sum_i b_i a^i modulo 2^32 over its bytes b_i; whole numbers, so that no order of the sum
+    matters. Of two different rows at random it is the same once in 2^32 times, and then they
+    only share their noise.
+
+    Args:
+        row: as it is stored, NaN where a value is missing.
+
+    Returns:
+        The number.
+    """
+    stored = jax.lax.bitcast_convert_type(row, jnp.uint8).reshape(-1).astype(jnp.uint32)
+    powers = [pow(_MULTIPLIER, i + 1, 2**32) for i in range(stored.size)]
+    return jnp.sum(stored * np.array(powers, np.uint32), dtype=jnp.uint32)
+
+
 class RowScorer:
     """Scores rows of one kind of model, compiled once for a number of rows.
 
-    A score depends on the row and on `SCORE_SEED` only, not on the other rows or their order.
+    A score depends on the row and on `SCORE_SEED` only, not on the other rows or their order, and
+    different rows have independent noise, which the mean over many rows therefore averages out.
 
     Args:
         vae: the model.
@@ -55,8 +75,8 @@ class RowScorer:
             row = preprocess(key, stored)
             q = vae.encode(params, row)
             back = vae.likelihood.mean(vae.decode(params, q.mean))
-            # The same noise for every row: a score does not depend on where a row stands.
-            scores = anomaly_scores(key, vae, params, row, num_samples)
+            key_row = jax.random.fold_in(key, fingerprint(stored))
+            scores = anomaly_scores(key_row, vae, params, row, num_samples)
             return q.mean, jnp.exp(q.log_var / 2), back, scores
 
         @jax.jit

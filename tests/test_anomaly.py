@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer
 
 from experiments._anomaly_report import above_normal, by_column
 from experiments._folds import split_of
-from experiments._scores import RowScorer
+from experiments._scores import RowScorer, fingerprint
 from vae_jax import estimator
 from vae_jax.data import Column, Table, fit_encoding
 from vae_jax.evaluation import (
@@ -90,6 +90,35 @@ def test_the_elbo_is_its_expectation_within_the_noise(linear):
     apart = abs(linear.scores.neg_elbo + oracles.log_marginal(model, xs))
     # One of 40 rows is beyond four standard errors once in 400 keys.
     assert np.all(apart < 4 * error)
+
+
+def test_the_noise_of_different_rows_is_their_own(linear):
+    """Noise that all rows shared would not be averaged out by the number of them."""
+    rng, k = np.random.default_rng(1), 4
+    xs = oracles.sample(linear.model, rng, 400).astype(np.float32)
+    scored = RowScorer(linear.vae, k)({}, xs)
+    apart = scored.scores["neg_elbo"] + oracles.log_marginal(linear.model, xs.astype(np.float64))
+    # The bound is exact on average, and the rows' errors are independent.
+    assert abs(apart.mean()) < 4 * apart.std(ddof=1) / np.sqrt(len(apart))
+    twice = RowScorer(linear.vae, k)({}, np.concatenate([xs[3:8], xs[3:8][::-1]]))
+    for scores in twice.scores.values():
+        np.testing.assert_array_equal(scores[:5], scores[:4:-1])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
+def test_a_fingerprint_is_the_sum_of_its_bytes(kind):
+    rows = np.random.default_rng(0).integers(256, size=(50, 3, 4)).astype(kind)
+    rows[1] = rows[0]
+    rows[1, 2, 3] += 1
+    if kind == np.float32:
+        rows[2, 0, 0] = np.nan
+    found = [int(fingerprint(jnp.asarray(row))) for row in rows]
+    expected = [
+        sum(byte * 1_664_525**place for place, byte in enumerate(row.tobytes(), 1)) % 2**32
+        for row in rows
+    ]
+    assert found == expected
+    assert len(set(found)) == len(rows)
 
 
 def test_the_dimensions_add_up(linear):

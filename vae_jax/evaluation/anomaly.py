@@ -45,7 +45,7 @@ SCORES = ("reconstruction", "neg_elbo", "neg_log_likelihood", "kl")
 def anomaly_scores(
     key: PRNGKey, vae: VAE, params: Params, x: Float[Array, "*x"], num_samples: int = 128
 ) -> AnomalyScores:
-    """Score one example; callers `vmap`, with one key for all.
+    """Score one example; callers `vmap`, with one key for all or a key that the example decides.
 
     Args:
         key: the key of the posterior's samples.
