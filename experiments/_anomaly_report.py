@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments._anomaly_comparison import ALPHA, Comparison
 from experiments._anomaly_problems import Problem
-from experiments._grid import Member, short
+from experiments._grid import Member, described, short
 from experiments._outliers import other_methods
 from experiments._report import Result, markdown_table
 from experiments._run import RunFolder
@@ -30,10 +30,12 @@ class Shown(NamedTuple):
 
     Attributes:
         name: of the member.
+        setting: of the member.
         arrays: its scores, by what was scored, and the nats that each column adds.
     """
 
     name: str
+    setting: dict[str, float]
     arrays: dict[str, np.ndarray]
 
 
@@ -97,13 +99,14 @@ class AnomalyReport:
             own |= _conformal(scored.scores["neg_log_likelihood"], truth)
             measured.append(own)
             told = above_normal(scored.per_dim, truth)
-            if not self.problem.features and key not in maps:
-                maps[key] = told[..., 0]
             if shown is None:
                 normal = scorer(member.params, train[:5_000]).scores["neg_log_likelihood"]
                 costs = scored.scores["neg_log_likelihood"]
                 arrays = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
-                shown = Shown(member.member.name, arrays | {"per_dim": told.reshape(-1)})
+                arrays |= {"per_dim": told.reshape(-1)}
+                shown = Shown(member.member.name, _swept(member.member), arrays)
+            if not self.problem.features and _swept(member.member) == shown.setting:
+                maps[key] = told[..., 0]
             print(f"scored {number + 1}/{len(trained)}: {member.member.name}", flush=True)
         if shown is not None:
             rates = {
@@ -115,7 +118,7 @@ class AnomalyReport:
             if self.figures:
                 comparison.draw(run, name=self.problem.name, title=self.title)
                 self._draw(run, shown)
-                self._draw_maps(run, maps)
+                self._draw_maps(run, maps, described(shown.setting))
         return measured
 
     def _method(self, member: Member, score: str) -> str:
@@ -149,7 +152,9 @@ class AnomalyReport:
             **shown.arrays,
         )
 
-    def _draw_maps(self, run: RunFolder, maps: Mapping[tuple[int, int], np.ndarray]) -> None:
+    def _draw_maps(
+        self, run: RunFolder, maps: Mapping[tuple[int, int], np.ndarray], setting: str
+    ) -> None:
         """Where in the image a digit that was left out costs more than the others."""
         from vae_jax import figures
 
@@ -162,8 +167,8 @@ class AnomalyReport:
             figures.nats_maps(
                 stacked,
                 [f"without {left_out}" for left_out in of_seed],
-                title=f"{self.title} · reconstruction cost of the anomalies above the normal "
-                f"examples, mean of each pixel, seed {seed}",
+                title=f"{self.title} · {setting} · reconstruction cost of the anomalies above the "
+                f"normal examples, mean of each pixel, seed {seed}",
             ),
             run.figures / "pixels.png",
             maps=stacked,
@@ -197,6 +202,11 @@ def by_column(names: Sequence[str], nats: np.ndarray) -> dict[str, float]:
     for name, own in zip(names, nats, strict=True):
         told[name] += float(own)
     return told
+
+
+def _swept(member: Member) -> dict[str, float]:
+    """The setting of a member; what is left out of its training is none."""
+    return {name: value for name, value in member.setting.items() if name != "left_out"}
 
 
 def _judged(method: str, member: Member, scores: np.ndarray, truth: np.ndarray) -> Result:

@@ -196,7 +196,7 @@ class Whole(NamedTuple):
     source: dict[str, str]
 
     def report(self) -> None:
-        """Write the table and the figure of all the runs that came to an end."""
+        """Write the table and the figure of all the runs that came to an end, and no others."""
         done = {
             size: of_run(run)
             for size, run in self.runs.items()
@@ -206,13 +206,13 @@ class Whole(NamedTuple):
             return
         self.folder.create(self.config, overwrite=True)
         comparison, name = joined(done), self.config.dataset[0]
-        title = _title(self.config, name)
+        title = _title(dataclasses.replace(self.config, latent_dim=tuple(done)), name)
         comparison.write(self.folder, title=title, task=name if name in TABLES else "mnist")
         if self.config.figures != "none":
             # Of the scores that a model has, the one that it was trained for.
             other = [NAMES[score] for score in NAMES if score != "neg_elbo"]
             comparison.draw(self.folder, name=name, title=title, but=other)
-        names = [run.path.name for run in self.runs.values()]
+        names = [self.runs[size].path.name for size in done]
         self.folder.write_provenance({**self.source, "runs": names})
         print(f"anomaly.md of all latent sizes: in {self.folder.path}")
 
@@ -281,7 +281,7 @@ def _hidden(config: Config) -> str:
 
 
 def _title(config: Config, name: str) -> str:
-    """What was trained, and every setting of it that is not the default."""
+    """What was trained for how long, and every setting of it that is not the default."""
     sizes = " and ".join(map(str, config.latent_dim))
     words = [name, f"{config.network} {_hidden(config)}", f"z {sizes}"]
     words += [config.activation] if config.activation != Config.activation else []
@@ -289,6 +289,7 @@ def _title(config: Config, name: str) -> str:
         scale = "" if config.scale is None else f" of scale {short(config.scale)}"
         pixels = "grey pixels" if config.binarize == "none" else "bits"
         words.append(f"{config.likelihood.replace('_', ' ')}{scale}, {pixels}")
+    words.append("1 epoch" if config.epochs == 1 else f"{config.epochs} epochs")
     return " · ".join(words)
 
 

@@ -608,6 +608,14 @@ def test_maps_share_a_scale_about_zero():
     twelve = nats_maps(np.zeros((12, 4, 4)), "abcdefghijkl", title=TITLE)
     assert len(twelve.axes) == 13
     assert twelve.get_figheight() > figure.get_figheight()
+    # A title of several lines does not take its place from the maps.
+    few, told = (nats_maps(MAPS[:3], "abc", title=title) for title in ("wine", TITLE * 5))
+    heights = []
+    for each in (few, told):
+        renderer = drawn(each).get_renderer()
+        heights.append(each.axes[0].get_window_extent(renderer).height)
+    assert told.get_suptitle().count("\n") >= 3
+    assert heights[1] > 0.85 * heights[0]
     with pytest.raises(REFUSED, match=r"Type-check|shape|finite"):
         nats_maps(np.full((1, 4, 4), np.nan), "a", title=TITLE)
 

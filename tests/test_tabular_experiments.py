@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
 from experiments import _anomaly_problems, anomaly, tabular
+from experiments._anomaly_comparison import Comparison
 from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._imputation import IMPUTERS, Imputation
 from experiments._outliers import image_tasks, table_tasks
+from experiments._report import Result
+from experiments._run import RunFolder
 from experiments._scores import RowScorer
 from experiments._table_figures import names_of_numbers, panels_of
-from vae_jax import sharding
+from vae_jax import figures, sharding
 from vae_jax.data import load_images, load_table, read_table
 from vae_jax.data.images import ImageData
 from vae_jax.networks import ACTIVATIONS
@@ -423,7 +427,15 @@ def test_each_digit_is_left_out_once_in_images_too(few_digits, tmp_path):
     assert "left out 9, beta 1 |" in text
 
 
-def test_latent_sizes_are_reported_together(few_digits, tmp_path):
+def test_latent_sizes_are_reported_together(few_digits, tmp_path, monkeypatch):
+    titles: list[str] = []
+
+    def drawn(maps: np.ndarray, names: Sequence[str], *, title: str) -> Any:
+        titles.append(title)
+        return nats_maps(maps, names, title=title)
+
+    nats_maps = figures.nats_maps
+    monkeypatch.setattr(figures, "nats_maps", drawn)
     sizes = ("--hidden", "8", "--latent-dim", "2", "3")
     done = call(anomaly, tmp_path, *ONE_EPOCH, *sizes, "--name", "both")
     assert done.code == 0, done.err
@@ -449,9 +461,31 @@ def test_latent_sizes_are_reported_together(few_digits, tmp_path):
     assert {"VAE, KL, 2-D", "VAE, KL, 3-D", "PCA, 2-D", "isolation forest"} <= set(methods)
     assert "z 2 and 3" in text
     assert_drawn(runs / "both" / "figures" / "auroc.png")
+    for size, title in zip((2, 3), titles, strict=True):
+        setting = f"digits28 · mlp 8 · z {size} · bernoulli, bits · 1 epoch · beta 1 · "
+        assert title.startswith(setting)
+        assert_drawn(runs / f"both-z{size}" / "figures" / "pixels.png")
     refused = call(anomaly, tmp_path, *ONE_EPOCH, *sizes, "--name", "both")
     assert refused.code == 2
     assert "anomaly/both: this run exists" in refused.err
+
+
+def test_a_report_names_the_latent_sizes_that_came_to_an_end(tmp_path):
+    """One of which every model diverged has no results, and no part in the report."""
+    given = anomaly.Config(dataset=("wine",), latent_dim=(2, 3), epochs=1, figures="none")
+    folders = {size: RunFolder(tmp_path / f"both-z{size}") for size in given.latent_dim}
+    found = Result("VAE, -ELBO", {"seed": 0}, [], {}, None, {"auroc": 0.9, "ap": 0.5})
+    rates = {"false_alarms": 0.1, "detections": 0.5}
+    for folder in folders.values():
+        folder.create(given, overwrite=True)
+    own = Comparison({found.name: [found]}, {"": rates})
+    own.write(folders[3], title="wine", task="wine")
+    whole = anomaly.Whole(given, RunFolder(tmp_path / "both"), folders, {"source": "wine"})
+    whole.report()
+    [provenance] = read(tmp_path / "both" / "provenance.json")["runs"]
+    assert provenance["data"] == {"source": "wine", "runs": ["both-z3"]}
+    assert list(read(tmp_path / "both" / "anomaly.json")["methods"]) == ["VAE, -ELBO, 3-D"]
+    assert "z 3 · " in (tmp_path / "both" / "anomaly.md").read_text("utf-8")
 
 
 def test_a_score_does_not_depend_on_where_a_row_stands():

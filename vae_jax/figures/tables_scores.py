@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vae_jax.figures.style import BLUE, CLASS_COLORS, VERMILION, chart_figure, styled
+from vae_jax.figures.style import BLUE, CLASS_COLORS, VERMILION, chart_figure, styled, wrapped
 from vae_jax.figures.tables import axes_grid, check_array, check_some, fitted, legend_columns, ticks
 
 _MARKERS = "os^Dv<>PXp"
@@ -167,7 +167,8 @@ def nats_maps(
     columns = min(10, len(maps))
     rows = -(-len(maps) // columns)
     width = max(0.8 * columns + 0.7, 4.0)
-    figure = chart_figure(width, 1.1 * rows + 0.2 + 0.15 * len(title) // (12 * width), title)
+    more_lines = wrapped(title, width).count("\n")
+    figure = chart_figure(width, 1.1 * rows + 0.2 + 0.15 * more_lines, title)
     largest = float(np.abs(maps).max()) or 1.0
     shown = None
     grid = axes_grid(figure, len(maps), columns)
