@@ -121,7 +121,8 @@ def references(
 
     features = Halves(*(half.astype(np.float64) for half in features))
     dims = min(dims, *features.train.shape)
-    pca = PCA(dims).fit(features.train)
+    with np.errstate(invalid="ignore"):  # of rows that are all the same
+        pca = PCA(dims).fit(features.train)
     projected = pca.transform(features.test)
     plain = Halves(*(half[rows] for half, rows in zip(features, few, strict=True)))
     scores = Halves(*(pca.transform(half) for half in plain))
@@ -140,7 +141,9 @@ def references(
     # They are what it is measured against.
     del found["raw features"]["trustworthiness"]
     if densities and dims < features.train.shape[1]:
-        found["probabilistic PCA"]["log_likelihood"] = float(pca.score(features.test))
+        # Rows that lie in the subspace leave no noise to have a density.
+        density = float(pca.score(features.test)) if noise > 1e-12 else np.nan
+        found["probabilistic PCA"]["log_likelihood"] = density
     back = {
         "PCA": pca.inverse_transform(projected),
         "probabilistic PCA": pca.inverse_transform(projected * shrunk * scale),

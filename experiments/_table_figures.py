@@ -78,8 +78,9 @@ class TableFigures:
         seen, train = complete(split, features), complete(split, split.train_features)
         if min(train.shape) < 2:
             return
-        pca = PCA(2).fit(train)
-        share = pca.explained_variance_ratio_
+        with np.errstate(invalid="ignore"):  # of rows that are all the same
+            pca = PCA(2).fit(train)
+        share = np.nan_to_num(pca.explained_variance_ratio_)
         beside = figures.LatentPanel(
             pca.transform(seen), None, (f"PC1 ({share[0]:.0%})", f"PC2 ({share[1]:.0%})")
         )

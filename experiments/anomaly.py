@@ -120,7 +120,9 @@ def validate(config: Config) -> Config:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
     rate = filled.learning_rate or 0.0
     check(0 < rate < np.inf, "--learning-rate", rate, "a finite number above 0 is needed")
-    for field in ("network", "likelihood"):
+    is_read = config.data_dir is None or "mnist" in config.dataset
+    check(is_read, "--data-dir", config.data_dir, "belongs to --dataset mnist")
+    for field in ("network", "likelihood", "binarize"):
         value = getattr(config, field)
         fits = config.dataset == ("mnist",) or value == getattr(Config, field)
         check(fits, flag_of(field), value, "belongs to --dataset mnist")
@@ -177,7 +179,12 @@ def run(config: Config) -> None:
 def _one_of(config: Config, name: str, size: int) -> Config:
     """The configuration of the run of one data set and latent size."""
     named = f"{config.name}-z{size}" if config.name and len(config.latent_dim) > 1 else config.name
-    return validate(dataclasses.replace(config, dataset=(name,), latent_dim=(size,), name=named))
+    data_dir = config.data_dir if name == "mnist" else None
+    return validate(
+        dataclasses.replace(
+            config, dataset=(name,), latent_dim=(size,), name=named, data_dir=data_dir
+        )
+    )
 
 
 class Whole(NamedTuple):

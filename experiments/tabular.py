@@ -209,6 +209,8 @@ def prepare(config: Config) -> tuple[Config, Task]:
         raise UsageError(f"--label {config.label}: {found}; a column of classes is needed")
     splits = cross_validation(table, config.folds, config.seed)
     fewest = min(len(split.train) for split in splits)
+    few = f"{fewest} of {rows} rows train a fold, 2 are needed"
+    check(fewest >= 2, "--folds", config.folds, few)
     batch = config.batch_size or min(32, fewest)
     check(batch <= fewest, "--batch-size", batch, f"at most the {fewest} training rows of a fold")
     config = dataclasses.replace(config, batch_size=batch)

@@ -24,6 +24,7 @@ from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._imputation import IMPUTERS, Imputation
 from experiments._outliers import image_tasks, table_tasks
 from experiments._report import Result
+from experiments._representation import Halves, references
 from experiments._run import RunFolder
 from experiments._scores import RowScorer
 from experiments._table_figures import names_of_numbers, panels_of
@@ -250,6 +251,7 @@ REFUSED = {
     ("--csv", "t.csv", "--dataset", "iris"): "--dataset iris: not together with --csv",
     ("--csv", "t.csv", "--label", "nope"): "nope",
     ("--folds", "0"): "--folds 0",
+    ("--csv", "t.csv", "--folds", "2"): "--folds 2: 1 of 3 rows train a fold, 2 are needed",
     ("--folds", "151"): "--folds 151: the table has 150 rows, 151 are needed",
     ("--batch-size", "121"): "--batch-size 121: at most the 120 training rows",
     ("--report-every", "3"): "--report-every 3: a divisor of --epochs 200",
@@ -315,6 +317,21 @@ def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path):
     assert errors["column means"] == pytest.approx(expected, rel=1e-5)
     text = (run / "comparison.md").read_text("utf-8")
     assert "imputed: 30% of the numbers of the held-out rows are taken away" in text
+
+
+def test_rows_in_the_subspace_of_pca_have_no_density(tmp_path):
+    two = np.array([[1.0, -1.0, 0.5], [-1.0, 1.0, -0.5]])
+    halves, few = Halves(two, two[:1] + 1), (np.arange(2), np.arange(1))
+    found = references(halves, None, 2, few=few, densities=True).numbers
+    assert np.isnan(found["probabilistic PCA"]["log_likelihood"])
+    # A table of one row, over and over.
+    (tmp_path / "t.csv").write_text("a,b,c\n" + 8 * "1.5,2.5,3.5\n", encoding="utf-8")
+    done = call(tabular, tmp_path, "--csv", "t.csv", "--folds", "2", "--name", "x", *FAST)
+    assert done.code == 0, done.err
+    assert "RuntimeWarning" not in done.err
+    numbers = read(tmp_path / "results" / "tabular" / "x" / "comparison.json")
+    assert numbers["probabilistic PCA"]["log_likelihood"]["mean"] is None
+    assert np.isfinite(numbers["beta 1"]["log_likelihood"]["mean"])
 
 
 @pytest.mark.parametrize(
@@ -510,6 +527,11 @@ def test_a_score_does_not_depend_on_where_a_row_stands():
         (("--dataset", "wine", "--latent-dim", "2", "3", "--shard", "1/2"), "--shard 1/2: one"),
         (("--dataset", "wine", "--likelihood", "gaussian"), "belongs to --dataset mnist"),
         (("--dataset", "wine", "--network", "conv"), "--network conv: belongs to --dataset mnist"),
+        (
+            ("--dataset", "wine", "--binarize", "none"),
+            "--binarize none: belongs to --dataset mnist",
+        ),
+        (("--dataset", "wine", "--data-dir", "x"), "--data-dir x: belongs to --dataset mnist"),
         (("--dataset", "mnist", "--scale", "0.5"), "--scale 0.5: belongs to --likelihood gaussian"),
         (
             (
