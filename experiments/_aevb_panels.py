@@ -65,7 +65,7 @@ class Finished(NamedTuple):
         measured = self._measured(split)
         return over_seeds(measured, split) if measured else (math.nan, math.nan)
 
-    def bound_by_seed(self, split: str) -> dict[float, float]:
+    def bound_by_seed(self, split: str) -> dict[int, float]:
         """The last bound of each seed that did not diverge."""
         return by_seed(self._measured(split), split)
 

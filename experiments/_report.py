@@ -499,11 +499,11 @@ def _spread(over: str) -> str:
     return f" · mean ± standard error over {over}" if over else ""
 
 
-def by_seed(results: Sequence[Result], name: str) -> dict[float, float]:
+def by_seed(results: Sequence[Result], name: str) -> dict[int, float]:
     """A number of each seed; where a seed has several folds it is their average."""
-    values: dict[float, list[float]] = {}
+    values: dict[int, list[float]] = {}
     for result in results:
-        values.setdefault(result.columns["seed"], []).append(_number(result, name))
+        values.setdefault(int(result.columns["seed"]), []).append(_number(result, name))
     return {seed: float(np.mean(folds)) for seed, folds in values.items()}
 
 

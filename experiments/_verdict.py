@@ -85,7 +85,7 @@ def with_error(mean: float, error: float, digits: int = 1, sign: str = "") -> st
     return f"{mean:{sign}.{digits}f}{tail}"
 
 
-def difference(more: Mapping[float, float], less: Mapping[float, float]) -> Margin:
+def difference(more: Mapping[int, float], less: Mapping[int, float]) -> Margin:
     """By how much one mean lies above another.
 
     Models of one seed share their noise, so of the same seeds the error is that of the

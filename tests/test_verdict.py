@@ -21,7 +21,7 @@ from experiments._verdict import (
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 50])
 def test_a_margin_is_held_against_the_interval_of_student(seeds):
-    reach = stats.t.ppf(0.975, seeds - 1) * 0.4
+    reach = float(stats.t.ppf(0.975, seeds - 1)) * 0.4
     for share, verdicts in ((1.01, (HOLDS, FAILS)), (0.99, (UNDECIDED, UNDECIDED))):
         margins = [Margin(sign * share * reach, 0.4, seeds) for sign in (1, -1)]
         assert tuple(margin.verdict for margin in margins) == verdicts
