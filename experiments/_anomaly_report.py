@@ -29,7 +29,7 @@ class Shown(NamedTuple):
     """The model whose scores are drawn: the first that trained to its end.
 
     Attributes:
-        name: of the member.
+        name: of the member, in words.
         setting: of the member.
         arrays: its scores, by what was scored, and the nats that each column adds.
     """
@@ -104,7 +104,7 @@ class AnomalyReport:
                 costs = scored.scores["neg_log_likelihood"]
                 arrays = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
                 arrays |= {"per_dim": told.reshape(-1)}
-                shown = Shown(member.member.name, _swept(member.member), arrays)
+                shown = Shown(described(member.member.columns), _swept(member.member), arrays)
             if not self.problem.features and _swept(member.member) == shown.setting:
                 maps[key] = told[..., 0]
             print(f"scored {number + 1}/{len(trained)}: {member.member.name}", flush=True)

@@ -12,7 +12,8 @@ from experiments._folds import Split
 from experiments._grid import described
 from experiments._noise import DRAW_SEED
 from experiments._report import Result, over_seeds
-from experiments._representation import METRICS, NEIGHBOURS, REFERENCES
+from experiments._representation import NEIGHBOURS, REFERENCES
+from experiments._tables import spread_of
 from experiments._train import Trained
 from vae_jax import figures
 from vae_jax.data import Encoding
@@ -29,7 +30,12 @@ TRAVERSAL = np.linspace(-2.5, 2.5, 41)
 MOST_PANELS = 6
 MOST_SCORED = 10_000
 MOST_IN_BANDS = 100_000
-SHOWN_METRICS = ("knn_accuracy", "ari", "silhouette", "trustworthiness")
+SHOWN_METRICS = {  # without the text beside a table they have their whole names
+    "knn_accuracy": f"{NEIGHBOURS}-NN accuracy",
+    "ari": "ARI of k-means",
+    "silhouette": "silhouette of k-means",
+    "trustworthiness": f"trustworthiness of {NEIGHBOURS}-NN",
+}
 
 
 class TableFigures:
@@ -257,16 +263,16 @@ class TableFigures:
 
     def _comparison(self, found: Mapping[str, list[Result]]) -> None:
         values = {}
-        for name in SHOWN_METRICS:
+        for name, words in SHOWN_METRICS.items():
             own = {
                 method: np.array([result.also[name] for result in results])
                 for method, results in found.items()
                 if name in results[0].also and np.isfinite(over_seeds(results, name)[0])
             }
             if own:
-                values[METRICS[name][0]] = {method: _by_seed(found[method], name) for method in own}
+                values[words] = {method: _by_seed(found[method], name) for method in own}
         if values:
-            title = f"{self._report.title} · held-out rows, {NEIGHBOURS} neighbours"
+            title = f"{self._report.title} · held-out rows{spread_of(found)}"
             self._save(
                 figures.representation_bars(
                     values,

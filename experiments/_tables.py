@@ -205,9 +205,7 @@ class TableReport:
         errors: Mapping[str, list[Result]],
     ) -> None:
         columns, rows, best = _comparison(found)
-        repeats = {result.columns["seed"] for own in found.values() for result in own}
-        over = f"{len(repeats)} seeds, each the mean of its folds" if len(repeats) > 1 else "folds"
-        title = f"{self.table.name}: held-out rows, mean ± standard error over {over}"
+        title = f"{self.table.name}: held-out rows{spread_of(found)}"
         remarks = _who_wins(found)
         meaning = MEANING + ("" if self.imputation is None else f" {self.imputation.meaning}")
         compared = markdown_table(columns, _in_bold(rows, best))
@@ -243,6 +241,16 @@ class TableReport:
         console().print(table(title, columns, rows))
         for line in (meaning, *remarks):
             print(line)
+
+
+def spread_of(found: Mapping[str, Sequence[Result]]) -> str:
+    """What stands beside a mean, in words that follow what it is of; of one split nothing does."""
+    every = [result.columns for own in found.values() for result in own]
+    seeds, folds = ({columns[name] for columns in every} for name in ("seed", "fold"))
+    if len(seeds) == len(folds) == 1:
+        return ""
+    over = f"{len(seeds)} seeds, each the mean of its folds" if len(seeds) > 1 else "folds"
+    return f", mean ± standard error over {over}"
 
 
 def _means(results: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -235,7 +235,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
     )
 
     hidden = "-".join(map(str, config.hidden)) or "linear"
-    title = f"{table.name} · {hidden} · z {config.latent_dim}"
+    title = f"{table.name} · mlp {hidden} · z {config.latent_dim}"
     imputation = None
     if config.impute is not None:
         has_numbers = any(column.kind in NUMBERS for column in table.columns)

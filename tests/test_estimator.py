@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pandas
 import pytest
+from jaxtyping import TypeCheckError
 from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import load_iris, load_wine
@@ -442,8 +443,16 @@ def test_rows_of_another_width_are_refused(small, iris):
         small.transform(iris[:, :3])
     with pytest.raises(ValueError, match=r"shape \(5, 3\): 2 latent dimensions"):
         small.inverse_transform(np.zeros((5, 3)))
-    with pytest.raises(ValueError, match="n_samples 0"):
-        small.sample(0)
+    for wrong in (np.zeros((0, 2)), np.array([[0, np.nan]])):
+        with pytest.raises(ValueError, match=r"at least one row .* finite"):
+            small.inverse_transform(wrong)
+    for count in (0, 1.5, "3"):
+        # The shape checker of the test run is ahead of our words.
+        with pytest.raises((ValueError, TypeCheckError), match="n_samples") as raised:
+            small.sample(count)
+        assert isinstance(raised.value, TypeCheckError) or "a whole number" in str(raised.value)
+    with pytest.raises(ValueError, match=r"column 'x0': .*e\+300 is too large"):
+        VAE(**SMALL).fit(iris * 1e300)
 
 
 @pytest.mark.parametrize(
@@ -527,6 +536,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, mixed):
     assert [path.name for path in tmp_path.iterdir()] == ["vae.npz"]
     loaded = VAE.load(tmp_path / "vae.npz")
     assert loaded.beta == 0.5
+    assert loaded.hidden == SMALL["hidden"]
     assert list(loaded.kinds) == kinds
     assert loaded.encoding_.columns == vae.encoding_.columns
     assert loaded.get_feature_names_out().tolist() == ["vae0", "vae1"]

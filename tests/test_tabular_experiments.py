@@ -132,6 +132,8 @@ def test_the_references_are_those_of_scikit_learn_on_the_same_folds(iris):
 def test_the_tables_say_who_is_ahead(iris):
     done, run = iris
     text = (run / "comparison.md").read_text("utf-8")
+    over = "mean ± standard error over 2 seeds, each the mean of its folds"
+    assert text.startswith(f"iris: held-out rows, {over}, the best in bold")
     methods = re.findall(r"^\| ([^|]+?) \|", text, flags=re.MULTILINE)
     assert {"beta 0.5", "beta 1", "PCA", "probabilistic PCA", "raw features"} <= set(methods)
     assert "petal length (cm)" in methods
@@ -288,7 +290,15 @@ def test_a_file_that_is_no_table_is_refused(text, says, tmp_path):
     assert "t.csv" in done.err
 
 
-def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path):
+def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path, monkeypatch):
+    titles: list[str] = []
+
+    def drawn(*args: Any, title: str, **options: Any) -> Any:
+        titles.append(title)
+        return bars(*args, title=title, **options)
+
+    bars = figures.representation_bars
+    monkeypatch.setattr(figures, "representation_bars", drawn)
     lines = [f"{np.sin(i):.3f},{i % 5}.5,7" for i in range(40)]
     (tmp_path / "t.csv").write_text("a,b,c\n" + "\n".join(lines) + "\n", encoding="utf-8")
     flags = ("--csv", "t.csv", "--latent-dim", "4", "--folds", "1", "--name", "x")
@@ -316,6 +326,9 @@ def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path):
     assert set(errors) == {"beta 1", *IMPUTERS}
     assert errors["column means"] == pytest.approx(expected, rel=1e-5)
     text = (run / "comparison.md").read_text("utf-8")
+    # There is one number of each, without an error.
+    assert text.startswith("t: held-out rows, the best in bold")
+    assert titles == ["t · mlp 8 · z 4 · held-out rows"]
     assert "imputed: 30% of the numbers of the held-out rows are taken away" in text
 
 
@@ -385,7 +398,7 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
     for name in ("auroc", "scores"):
         assert_drawn(run / "figures" / f"{name}.png")
     member = read(run / "summary.json")["members"][0]
-    assert f"above the normal rows ({member['name']}):" in (run / "anomaly.md").read_text("utf-8")
+    assert "above the normal rows (beta 1, seed 0):" in (run / "anomaly.md").read_text("utf-8")
     assert {"neg_elbo_auroc", "kl_ap", "false_alarms"} <= member["also"].keys()
     assert_evaluated(run, "wine: held-out normal examples, nats per row")
 

@@ -59,6 +59,7 @@ def batch_size_of(batch_size: Any, rows: int) -> int:
 
 # Of a count; a negative binomial starts at a mean of 1 and learns it by steps.
 _MOST = 10_000
+_LARGEST = 1e150  # of which the square, in a standard deviation, is a number
 
 
 def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
@@ -74,7 +75,7 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
 
     Raises:
         ValueError: if a kind is unknown, they are not as many as the columns, or a column has
-            too many categories.
+            no value, one that is too large or too many categories.
     """
     count = X.shape[1]
     is_one = isinstance(kinds, str) or not np.iterable(kinds)
@@ -90,6 +91,9 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
         categories: tuple[str, ...] = ()
         if np.isnan(X[:, index]).all():
             raise ValueError(f"column {str(name)!r}: every value is missing")
+        largest = np.nanmax(np.abs(X[:, index]))
+        if largest > _LARGEST:
+            raise ValueError(f"column {str(name)!r}: {largest:g} is too large to be standardised")
         if kind == "count" and np.nanmax(X[:, index]) > _MOST:
             raise ValueError(
                 f"column {str(name)!r}: {np.nanmax(X[:, index]):g}; counts up to {_MOST:,} are "

@@ -75,7 +75,9 @@ def read_file(cls: Any, path: str | os.PathLike[str]) -> Any:
         said = json.loads(arrays["said"].tobytes())
         if said["format"] != _FORMAT:
             raise ValueError(f"format {said['format']}, {_FORMAT} is needed")
-        loaded = cls(**said["parameters"])
+        # JSON knows no tuples, and the parameter is usually one.
+        parameters = {**said["parameters"], "hidden": tuple(said["parameters"]["hidden"])}
+        loaded = cls(**parameters)
         columns = [Column(name, kind, tuple(of)) for name, kind, of in said["columns"]]
         empty = np.zeros((1, len(columns)))
         fitted = fit_encoding(empty, columns)

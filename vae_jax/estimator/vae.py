@@ -181,6 +181,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """What the model expects at points z, in the units of X.
 
         Of a binary or categorical column it is the more probable value.
+
+        Raises:
+            ValueError: if Z has another shape or no row, or is not finite.
         """
         check_is_fitted(self)
         Z = np.asarray(Z, np.float32)
@@ -188,6 +191,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             raise ValueError(
                 f"shape {Z.shape}: {self._n_features_out} latent dimensions are needed"
             )
+        if len(Z) == 0 or not np.isfinite(Z).all():
+            raise ValueError("Z: at least one row is needed, and finite numbers in all of them")
         return self.encoding_.decode(by_rows(self._program().decode, self.params_, Z))
 
     def reconstruct(self, X: Any) -> Float[np.ndarray, "rows columns"]:
@@ -209,11 +214,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             The rows, in the units of X.
 
         Raises:
-            ValueError: if n_samples is under 1.
+            ValueError: if n_samples is not a whole number of 1 or more.
         """
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples {n_samples}: at least 1 is needed")
+        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
+            raise ValueError(f"n_samples {n_samples!r}: a whole number of 1 or more is needed")
         chosen = self.random_state if random_state is None else random_state
         seed = int(check_random_state(chosen).randint(2**31 - 1))
         numbers = np.arange(n_samples, dtype=np.int32)
