@@ -761,8 +761,11 @@ def test_a_profile_refuses_what_does_not_go_together(settings, line, tmp_path):
 @pytest.mark.parametrize("job", [Startup, Growth, Evaluation, Tabular, Text, Single])
 def test_a_job_without_a_gpu_form_says_so(job, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    # What is compared need not be there to say so.
     for peer in ("_benchmark_single", "_benchmark_evaluation"):
         monkeypatch.setattr(f"experiments.{peer}.import_pythae", lambda: None)
+    for peer in ("_benchmark_single", "_benchmark_tabular", "_benchmark_text"):
+        monkeypatch.setattr(f"experiments.{peer}.import_torch", lambda: None)
     with pytest.raises(UsageError, match=r"^--device gpu: \w+ measures the CPU alone$"):
         benchmark.run(Config(job(device="gpu", output_dir=tmp_path)))
     assert list(tmp_path.iterdir()) == []

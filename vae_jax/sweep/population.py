@@ -136,6 +136,7 @@ def make_sweep(
         >>> from vae_jax.networks import mlp
         >>> from vae_jax.objectives import beta
         >>> from vae_jax.preprocess import intensities
+        >>> from vae_jax.sweep import make_members
         >>> from vae_jax.train import make_trainer
         >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
         >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
