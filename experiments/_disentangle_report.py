@@ -1,5 +1,6 @@
 """The table and the figure of `experiments.disentangle`, from the files of its parts."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,8 +10,17 @@ import numpy as np
 from experiments._disentangle_part import PartConfig
 from experiments._grid import short
 from experiments._progress import console, table
-from experiments._report import Result, by_setting, markdown_table, over_seeds, plus_minus
+from experiments._report import (
+    Result,
+    by_seed,
+    by_setting,
+    markdown_table,
+    number_of,
+    over_seeds,
+    plus_minus,
+)
 from experiments._run import RunFolder
+from experiments._verdict import HOLDS, Margin, difference
 from vae_jax.evaluation import ACTIVE_KL
 from vae_jax.sprites import FACTORS
 
@@ -81,12 +91,18 @@ def write_report(
     body = markdown_table(columns, rows)
     tail = "".join(f"- {remark}\n" for remark in remarks)
     folder.write_text("table.md", f"{said}\n\n{body}\n" + (f"\n{tail}" if tail else ""))
+    margins = _margins(parts, results)
+    _write_differences(folder, title, margins)
     folder.write_json(
         "summary.json",
         {
             "title": title,
             "about": said,
             "settings": records,
+            "differences": {
+                name: {pair: one._asdict() | {"verdict": one.verdict} for pair, one in own.items()}
+                for name, own in margins.items()
+            },
             CHANCE: {name: score.chance for name, score in SCORES.items()},
             "diverged": [f"{part.objective}/{one.name}" for part, one in stopped],
         },
@@ -100,7 +116,7 @@ def write_report(
     console().print(table("held-out images, nats per image", ["", *columns[cut:]], nats))
     for remark in remarks:
         print(remark)
-    print(f"table.md, summary.json, figures: in {folder.path}")
+    print(f"table.md, differences.md, summary.json, figures: in {folder.path}")
 
 
 def _records(part: PartConfig, own: Sequence[Result]) -> list[dict[str, Any]]:
@@ -125,6 +141,51 @@ def _records(part: PartConfig, own: Sequence[Result]) -> list[dict[str, Any]]:
             }
         )
     return records
+
+
+def _margins(
+    parts: Sequence[PartConfig], results: Sequence[list[Result]]
+) -> dict[str, dict[str, Margin]]:
+    """By how much one setting lies above another, `{"mig": {"beta 4 - beta 1": ...}}`.
+
+    Of every two settings that have a number; the one of the higher mean comes first.
+    """
+    groups = {
+        f"{part.objective} {short(dict(setting)[part.field])}": own
+        for part, members in zip(parts, results, strict=True)
+        for setting, own in by_setting(members).items()
+    }
+    found: dict[str, dict[str, Margin]] = {}
+    for name in (*SCORES, "neg_elbo"):
+        seeds = {label: by_seed(own, name) for label, own in groups.items()}
+        pairs = {}
+        for one, other in itertools.combinations(seeds, 2):
+            margin = difference(seeds[one], seeds[other])
+            if margin.value < 0:
+                one, other, margin = other, one, margin._replace(value=-margin.value)
+            pairs[f"{one} - {other}"] = margin
+        found[name] = pairs
+    return found
+
+
+def _write_differences(
+    folder: RunFolder, title: str, margins: dict[str, dict[str, Margin]]
+) -> None:
+    """Write which settings the seeds tell apart in which score."""
+    names = {name: score.panel for name, score in SCORES.items()} | {"neg_elbo": NATS["neg_elbo"]}
+    rows = []
+    for name, pairs in margins.items():
+        apart = {pair: one for pair, one in pairs.items() if one.verdict == HOLDS}
+        digits = 1 if name == "neg_elbo" else 3
+        told = "; ".join(f"{pair} {one.words(digits)}" for pair, one in apart.items())
+        rows.append([names[name], f"{len(apart)} of {len(pairs)}", told or "–"])
+    said = (
+        f"{title}: settings that are told apart, by the two-sided 95% interval of Student's t over "
+        "the differences seed by seed, each pair by itself; a single seed tells nothing apart. All "
+        "pairs are in summary.json"
+    )
+    body = markdown_table(["", "pairs", "told apart"], rows)
+    folder.write_text("differences.md", f"{said}\n\n{body}\n")
 
 
 def _cells(record: dict[str, Any]) -> list[str]:
@@ -170,6 +231,4 @@ def _draw(
 
 def _number(one: Result, name: str) -> float:
     """A score or a number of nats; NaN of a model that diverged."""
-    if one.problem is not None:
-        return math.nan
-    return float(one.also[name] if name in one.also else one.numbers[name])
+    return math.nan if one.problem is not None else number_of(one, name)

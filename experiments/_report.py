@@ -503,11 +503,12 @@ def by_seed(results: Sequence[Result], name: str) -> dict[int, float]:
     """A number of each seed; where a seed has several folds it is their average."""
     values: dict[int, list[float]] = {}
     for result in results:
-        values.setdefault(int(result.columns["seed"]), []).append(_number(result, name))
+        values.setdefault(int(result.columns["seed"]), []).append(number_of(result, name))
     return {seed: float(np.mean(folds)) for seed, folds in values.items()}
 
 
-def _number(result: Result, name: str) -> float:
+def number_of(result: Result, name: str) -> float:
+    """A number of a member, whether every member has it or it stands beside."""
     return float(result.numbers[name] if name in result.numbers else result.also[name])
 
 
@@ -518,6 +519,6 @@ def over_seeds(results: Sequence[Result], name: str) -> tuple[float, float]:
     seeds; of a single seed it is that of the folds.
     """
     seeds = by_seed(results, name)
-    each = list(seeds.values()) if len(seeds) > 1 else [_number(one, name) for one in results]
+    each = list(seeds.values()) if len(seeds) > 1 else [number_of(one, name) for one in results]
     error = np.std(each, ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
     return float(np.mean(each)), float(error)

@@ -14,10 +14,16 @@ from command_line import call, surroundings  # noqa: F401
 from evaluations import assert_evaluated
 from test_tabular_experiments import assert_drawn
 
-from experiments import _disentangle_grid, _disentangle_part, disentangle
+from experiments import (
+    _disentangle_grid,
+    _disentangle_part,
+    _disentangle_report,
+    disentangle,
+)
 from experiments._disentangle_grid import Grid, draw_bits, load_grid, split, unpack_bits
 from experiments._disentangle_part import PartConfig, build_vae, members_of
 from experiments._disentangle_report import NATS, SCORES
+from experiments._report import Result
 from experiments._run import RunFolder
 from vae_jax.data.dsprites import DSprites
 from vae_jax.networks import conv
@@ -76,6 +82,38 @@ def test_numbers_are_means_and_standard_errors_over_the_models(run):
             assert mean == pytest.approx((first + second) / 2)
             assert error == pytest.approx(abs(first - second) / 2, abs=1e-9)
             assert name in NATS or 0 <= min(first, second) <= max(first, second) <= 1
+
+
+def test_settings_are_told_apart_by_the_differences_of_their_seeds(run, tmp_path):
+    """In the run the two of two seeds; of made-up scores those that differ by more than noise."""
+    found = summary(run)
+    means = {one["objective"]: one["mig"]["mean"] for one in found["settings"]}
+    (margin,) = found["differences"]["mig"].values()
+    assert margin["value"] == pytest.approx(abs(means["beta"] - means["beta_tc"]))
+    assert margin["seeds"] == 2
+
+    def scored(strength: float, shift: float) -> list[Result]:
+        noise = (0.0, 0.4, 0.1)  # of the seeds, the same for every strength
+        numbers = [dict.fromkeys((*SCORES, *NATS), shift + own) for own in noise]
+        return [
+            Result(
+                f"beta{strength}-seed{seed}", {"beta": strength, "seed": seed}, [], own, None, {}
+            )
+            for seed, own in enumerate(numbers)
+        ]
+
+    part = PartConfig(objective="beta", strength=(1.0, 4.0, 8.0), seed=(0, 1, 2))
+    results = [*scored(1.0, 0.5), *scored(4.0, 0.6), *scored(8.0, 0.5)]
+    results[-1].numbers["mig"] += 0.3
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    _disentangle_report._write_differences(
+        folder, "title", _disentangle_report._margins([part], [results])
+    )
+    lines = (folder.path / "differences.md").read_text("utf-8").splitlines()
+    mig = next(line for line in lines if line.startswith("| MIG"))
+    # Seeds differ by more than 0.1, and yet beta 4 is ahead by 0.1 in each of them.
+    assert "1 of 3 | beta 4 - beta 1 +0.100 ± 0.000 |" in mig
 
 
 def test_figures_are_drawn(run):
