@@ -50,7 +50,7 @@ from vae_jax.types import Params
 
 SHARE_GOAL, PYTHAE_GOAL = 0.6, 20.0
 HIDDEN, LATENT = (200, 200), 50
-ROWS = 4096  # of a matrix product: 32 images of 128 samples, as the estimate has them at once
+ROWS = 8000  # of a matrix product: 32 images of 250 samples, as the estimate has them at once
 SQUARES = "square matrix products"
 PEER_BATCH = 100  # pythae's default
 

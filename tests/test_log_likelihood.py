@@ -260,19 +260,21 @@ def test_an_estimate_of_no_data_is_refused(linear, key):
 def test_what_is_computed_at_once_fits_the_memory(linear):
     """Theta has 5 numbers of 4 bytes."""
     vae, x = oracles.as_vae(linear.model), linear.xs[0]
-    for limit, samples, examples in ((2**26, 128, 32), (3 * 128 * 20, 128, 3), (7 * 20, 7, 1)):
+    for limit, samples, examples in ((2**25, 150, 32), (3 * 150 * 20, 150, 3), (7 * 20, 7, 1)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(memory, "MEMORY", limit)
             assert memory.samples_at_once(vae, {}, x, 300) == samples
             assert memory.examples_at_once(vae, {}, x, 300) == examples
     assert memory.samples_at_once(vae, {}, x, 9) == 9
-    # 64 MiB are 26,214 examples of 128 samples, and half as many of two copies.
-    assert memory.examples_at_once(vae, {}, x, 300, most=10**6) == 26214
-    assert memory.examples_at_once(vae, {}, x, 300, most=10**6, copies=2) == 13107
+    # As few turns as 256 at once would take, and nothing decoded that is not counted.
+    assert memory.samples_at_once(vae, {}, x, 5000) == 250
+    # 32 MiB are 11,184 examples of 150 samples, and half as many of two copies.
+    assert memory.examples_at_once(vae, {}, x, 300, most=10**6) == 11184
+    assert memory.examples_at_once(vae, {}, x, 300, most=10**6, copies=2) == 5592
 
 
 def test_a_chunk_of_bounded_memory_changes_no_estimate(linear, key, monkeypatch):
-    """The limit is 64 MiB; here theta has 5 numbers, so the limit comes down to them."""
+    """The limit is 32 MiB; here theta has 5 numbers, so the limit comes down to them."""
     vae, k = oracles.as_vae(linear.model, posterior_shift=0.4), 300
 
     def of_all() -> Importance:
@@ -281,8 +283,8 @@ def test_a_chunk_of_bounded_memory_changes_no_estimate(linear, key, monkeypatch)
 
     whole = of_all()
     assert memory.theta_bytes(vae, {}, linear.xs[0]) == 5 * 4
-    # 128 samples of two examples, then seven samples of one, then one that is over the limit.
-    for limit in (2 * 128 * 20, 7 * 20, 3):
+    # 150 samples of two examples, then seven samples of one, then one that is over the limit.
+    for limit in (2 * 150 * 20, 7 * 20, 3):
         monkeypatch.setattr(memory, "MEMORY", limit)
         found = of_all()
         for ours, expected in zip(found, whole, strict=True):

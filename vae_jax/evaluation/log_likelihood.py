@@ -61,7 +61,7 @@ def log_likelihood(
 
     log p(x) >= E[log (1 / K) sum_k w_k],  w_k = p(x | z_k) p(z_k) / q(z_k | x),  z_k ~ q.
 
-    Samples are streamed, 128 at a time or as many as have their theta in 64 MiB, so memory does
+    Samples are streamed, 256 at a time or as many as have their theta in 32 MiB, so memory does
     not grow with their number.
 
     By the delta method the variance of the estimate is that of the mean weight over its square,
@@ -149,7 +149,7 @@ def estimate_log_likelihood(
         data: the stored examples.
         num_samples: K; they are streamed, so memory does not grow with it.
         batch_size: examples that are in memory at once; None takes 32, or as many as have the
-            theta of their samples in 64 MiB. The last batch may be short.
+            theta of their samples in 32 MiB. The last batch may be short.
         first: the number i of the first example, where the data are a part of a set.
 
     Returns:
