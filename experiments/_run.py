@@ -131,7 +131,11 @@ def parse(config_type: type[Config], prog: str) -> Config:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config_type, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+            return tyro.cli(
+                config_type,
+                prog=prog,
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+            )
     except SystemExit as stop:
         if stop.code != 2:
             raise

@@ -1063,6 +1063,7 @@ def test_help_explains_every_flag_and_its_default(tmp_path):
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
         shown = shown.removesuffix(".0") if field.name == "beta" else shown
         assert texts[field.name] in entry
+        assert "{None" not in entry  # what may be left out is left out, not named None
         assert re.search(rf"\(default: {re.escape(shown)}(\.0)?\)$", entry)
     assert tree(tmp_path) == {}
 
