@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments._outliers import MOST_FITTED, PROTOCOLS, WITHOUT_DIMENSIONS
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import Result, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
 
@@ -55,7 +55,7 @@ class Comparison(NamedTuple):
                 },
             },
         )
-        console().print(table(title, columns[:3], [row[:3] for row in rows]))
+        print_table(title, columns[:3], [row[:3] for row in rows])
         for line in said:
             print(line)
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments._benchmark_job import Goal, number
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import markdown_table
 from experiments._run import RunFolder
 from experiments._timing import times_in_words
@@ -128,7 +128,7 @@ def gather(folder: Path, device: str, jobs: Iterable[str]) -> bool:
     (folder / f"{device}.md").write_text(
         f"# {title}\n\n{markdown_table(columns, rows)}\n\n{where}\n", encoding="utf-8"
     )
-    console().print(table(title, columns, rows))
+    print_table(title, columns, rows)
     named = [
         goal._replace(what=f"{job}: {goal.what}") for job, own in goals.items() for goal in own
     ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments._disentangle_part import PartConfig
 from experiments._grid import short
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import (
     Result,
     by_seed,
@@ -112,8 +112,8 @@ def write_report(
     cut = 1 + len(SCORES)
     scores = [row[:cut] for row in rows]
     nats = [[row[0], *row[cut:]] for row in rows[:-1]]
-    console().print(table(f"{title}: scores", columns[:cut], scores))
-    console().print(table("held-out images, nats per image", ["", *columns[cut:]], nats))
+    print_table(f"{title}: scores", columns[:cut], scores)
+    print_table("held-out images, nats per image", ["", *columns[cut:]], nats)
     for remark in remarks:
         print(remark)
     print(f"table.md, differences.md, summary.json, figures: in {folder.path}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from experiments._evaluation import Settings
 from experiments._evaluation_report import COLUMNS, Evaluation, as_record, spread_of
 from experiments._importance import few_samples
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import markdown_table, over_seeds, plus_minus, swept
 from experiments._run import RunFolder
 
@@ -50,7 +50,7 @@ def write_joint(
             for setting, group in done.groups.items()
         ]
         lines += [f"{said}:", "", markdown_table(columns, rows, numbers_right=True), ""]
-        console().print(table(said, columns, rows))
+        print_table(said, columns, rows)
     remarks = spread_of(parts.values())
     remarks += [f"{part}: {remark}" for part, done in parts.items() for remark in done.left_out]
     remarks += left_out

@@ -8,7 +8,7 @@ import numpy as np
 from experiments._evaluation import FITTED, Settings
 from experiments._importance import enough_samples, few_samples
 from experiments._loaded import Run
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import (
     Result,
     Swept,
@@ -106,7 +106,7 @@ def write_evaluation(settings: Settings, done: Evaluation, folder: RunFolder) ->
     if draw_rate_distortion(done.results, folder.path, title=title, unit=done.unit):
         written.append("rate_distortion.png")
     folder.write_provenance(task.source)
-    console().print(table(f"{task.title}, held-out data: {task.table}", columns, rows))
+    print_table(f"{task.title}, held-out data: {task.table}", columns, rows)
     print("\n".join(remarks))
     print(f"{', '.join(written)}: in {folder.path}")
 

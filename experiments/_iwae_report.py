@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments._importance import few_samples
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import Result, by_seed, markdown_table, over_seeds, plus_minus
 from experiments._run import RunFolder
 from experiments._verdict import EXPLAINED, HOLDS, MET, Margin, difference, tally
@@ -117,7 +117,7 @@ def write_table(
     folder.write_json("summary.json", {"title": title, "rows": records, "remarks": remarks})
     drawn = _draw(folder, title, parts, good, mnist=mnist)
     folder.write_provenance({"parts": [part.name for part in parts]})
-    console().print(table(title, COLUMNS, rows))
+    print_table(title, COLUMNS, rows)
     print("\n".join(remarks))
     print(f"{', '.join(['table.md', 'summary.json', *drawn])}: in {folder.path}")
     if any(one.problem for own in results for one in own):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -119,11 +120,30 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column is a name and the others are numbers."""
-    drawn = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*row)
-    return drawn
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table whose first column is a name and the others are numbers.
+
+    Columns that the terminal has no room for stand in further tables below it.
+    """
+    screen = console()
+    for part in _parts(columns, rows, screen.width):
+        drawn = Table(title=title, title_justify="left")
+        for index in part:
+            justify = "right" if index else "left"
+            drawn.add_column(columns[index], justify=justify, no_wrap=True)
+        for row in rows:
+            drawn.add_row(*(row[index] for index in part))
+        screen.print(drawn)
+
+
+def _parts(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The columns of each table: the first is in all of them, every other in one."""
+    # A blank on both sides and a rule.
+    widths = [3 + max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    parts = [[0]]
+    for index in range(1, len(columns)):
+        used = 1 + sum(widths[other] for other in parts[-1])
+        if len(parts[-1]) > 1 and used + widths[index] > width:
+            parts.append([0])
+        parts[-1].append(index)
+    return parts

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments._grid import Member, described, repeat_of, setting_of, short
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._run import Row
 from experiments._train import Trained
 from vae_jax.evaluation import ACTIVE_KL, RateDistortion, rate_distortion
@@ -110,7 +110,7 @@ def show(title: str, results: Sequence[Result], missing: Sequence[str]) -> None:
     Below it stand the slices that are missing, and the members that diverged or collapsed.
     """
     columns, rows = _cells(results)
-    console().print(table(title, columns, rows))
+    print_table(title, columns, rows)
     for line in _remarks(results, missing):
         print(line)
 

@@ -9,7 +9,7 @@ from experiments._completed import as_features, complete
 from experiments._folds import Split
 from experiments._grid import described
 from experiments._imputation import Imputation
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import Result, by_setting, markdown_table, over_seeds, plus_minus
 from experiments._representation import (
     MEANING,
@@ -238,7 +238,7 @@ class TableReport:
                 for method, own in found.items()
             },
         )
-        console().print(table(title, columns, rows))
+        print_table(title, columns, rows)
         for line in (meaning, *remarks):
             print(line)
 

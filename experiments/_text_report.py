@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer
 
 from experiments._importance import few_samples
 from experiments._noise import DRAW_SEED
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import Result, label_of, markdown_table, plus_minus
 from experiments._run import RunFolder
 from experiments._text_numbers import SURGERY, WRITTEN, TextMeasures, between, words_of
@@ -160,9 +160,9 @@ class TextReport(NamedTuple):
         warnings = "".join(f"\n- {line}\n" for line in weak)
         folder.write_text("text.md", f"{title}\n\n{body}\n\n{self._said}\n{warnings}")
         cut = 2 + OF_Z
-        console().print(table(title, columns[:cut], [row[:cut] for row in rows]))
+        print_table(title, columns[:cut], [row[:cut] for row in rows])
         rest = [*columns[:1], *columns[cut:]]
-        console().print(table("what it writes", rest, [[row[0], *row[cut:]] for row in rows]))
+        print_table("what it writes", rest, [[row[0], *row[cut:]] for row in rows])
         print("".join(f"{line}\n" for line in weak), end="")
 
     @property

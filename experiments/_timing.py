@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
-from experiments._progress import console, table
+from experiments._progress import print_table
 from experiments._report import markdown_table
 from experiments._run import RunFolder
 from vae_jax import figures, sharding
@@ -192,7 +192,7 @@ def write_results(
     body = markdown_table(columns, cells, numbers_right=True)
     paragraphs = [f"# {title}", body, *notes, f"{', '.join(about)}; {versions}."]
     files.with_suffix(".md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
-    console().print(table(title, columns, cells))
+    print_table(title, columns, cells)
 
 
 def single_figure(

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import functools
 import inspect
+import io
 import itertools
 import json
 import math
@@ -36,9 +37,10 @@ from command_line import (
     surroundings,  # noqa: F401
 )
 from PIL import Image
+from rich.console import Console
 from test_train import assert_same_bits
 
-from experiments import _train, mnist
+from experiments import _progress, _train, mnist
 from experiments._images import ImagePictures
 from experiments._options import RunOptions
 from experiments._progress import clock
@@ -1069,6 +1071,23 @@ def test_help_explains_every_flag_and_its_default(tmp_path):
 
 
 # The pure helpers.
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_a_table_is_never_cut_by_a_narrow_terminal(width, monkeypatch):
+    """Each column is printed once and whole, the names of the rows beside all of them."""
+    out = io.StringIO()
+    monkeypatch.setattr(_progress, "console", lambda: Console(file=out, width=width))
+    columns = ["beta", *(f"measure {number}" for number in range(7))]
+    rows = [[f"model {row}", *(f"{row}.{number} ± 0.001" for number in range(7))] for row in "ab"]
+    _progress.print_table("scores", columns, rows)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    found = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines]
+    for expected in (columns, *rows):
+        parts = [cells[1:] for cells in found if cells[:1] == expected[:1]]
+        assert list(itertools.chain(*parts)) == expected[1:]
+        assert len(parts) == {30: 7, 60: 3, 200: 1}[width]
 
 
 @pytest.mark.parametrize(
