@@ -48,7 +48,7 @@ def fitting(bytes_of_one: int, *, most: int) -> int:
         The number.
 
     Example:
-        >>> fitting(784 * 4 * 128, most=32), fitting(2**25, most=32), fitting(2**30, most=32)
+        >>> fitting(784 * 4 * 128, most=32), fitting(2**24, most=32), fitting(2**30, most=32)
         (32, 2, 1)
     """
     return max(1, min(most, MEMORY // bytes_of_one))
