@@ -4,8 +4,9 @@ The set-up is that of the paper and its authors' code: tanh networks 784-200-200
 second stochastic layer 784-200-200-100-100-100-50; minibatches of 20 images, binarised anew at each
 visit; Adam with epsilon 1e-4; 3^i passes at the learning rate 1e-3 * 10^(-i / 7) for i = 0 to 7,
 3,280 in all, of which a smaller budget, or `--epochs`, makes each stage shorter by the same factor.
-Two things are ours: the layers start as everywhere in this package, and the KL of the ELBO is exact
-where it can be, with one stochastic layer.
+Three things are ours: the layers start as everywhere in this package, the KL of the ELBO is exact
+where it can be, with one stochastic layer, and Adam's first moment decays by 0.9, as in the paper,
+where the authors' code has 0.99 and a second moment that starts at one.
 
 Reference:
     Burda, Grosse and Salakhutdinov, Importance weighted autoencoders (arXiv 1509.00519),

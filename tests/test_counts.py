@@ -164,8 +164,8 @@ def test_a_step_never_asks_the_host(name):
         assert operation not in re.sub(r"loc\(.*", "", program_of(name))
 
 
-# `mlp` and `conv` are in test_train and test_sweep.
-@pytest.mark.parametrize("name", ["iwae", "table", "text", "two-layer", "wake-sleep"])
+# `mlp` is in test_train and test_sweep.
+@pytest.mark.parametrize("name", ["conv", "iwae", "table", "text", "two-layer", "wake-sleep"])
 def test_a_second_step_compiles_nothing(name):
     """With another minibatch, other numbers and the state that the first has made."""
     trainer, batch = row_of(name)
