@@ -13,7 +13,6 @@ from experiments._report import (
     Result,
     Swept,
     by_setting,
-    draw_rate_distortion,
     label_of,
     markdown_table,
     over_seeds,
@@ -21,6 +20,7 @@ from experiments._report import (
     repeated,
     swept,
 )
+from experiments._report_figures import draw_rate_distortion
 from experiments._run import RunFolder
 from vae_jax import figures
 from vae_jax.figures import Evaluated, evaluation_page

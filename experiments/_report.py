@@ -1,8 +1,7 @@
-"""What a sweep comes to: the summary, the table and the figures over all its members."""
+"""What a sweep comes to: the summary and the table over all its members."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,6 @@ from experiments._train import Trained
 from vae_jax.evaluation import ACTIVE_KL, RateDistortion, rate_distortion
 
 NUMBERS = ("neg_elbo", "reconstruction", "kl", "active_dims")
-# Panels of a figure that puts pictures side by side.
-MOST_PANELS = 12
 
 
 class Result(NamedTuple):
@@ -144,14 +141,14 @@ def _cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """The columns and rows of the table; a setting whose members all diverged has no numbers."""
     fields = [field for field in results[0].setting if field != "latent"]
     has_names = "latent" in results[0].setting  # of its remedies, which the numbers make up
-    names = {_key(result): label_of(result) for result in results}
+    names = {key_of(result): label_of(result) for result in results}
     columns = [""] if has_names else []
     columns += [field.replace("_", " ") for field in fields]
     columns += ["seeds", "-ELBO", "reconstruction", "KL", "active"]
-    stopped = [_key(result) for result in results if result.problem is not None]
+    stopped = [key_of(result) for result in results if result.problem is not None]
     columns += ["diverged"] if stopped else []
     good, rows = by_setting(results), []
-    for setting in dict.fromkeys(map(_key, results)):
+    for setting in dict.fromkeys(map(key_of, results)):
         own = good.get(setting, [])
         cells = [plus_minus(*over_seeds(own, name)) if own else "-" for name in NUMBERS]
         cells += [str(stopped.count(setting))] if stopped else []
@@ -184,7 +181,7 @@ def _remarks(results: Sequence[Result], missing: Sequence[str]) -> list[str]:
     return lines
 
 
-class _Grid(NamedTuple):
+class Grid(NamedTuple):
     """The members of a sweep in rows of settings and columns of repetitions.
 
     Attributes:
@@ -261,11 +258,12 @@ class _Grid(NamedTuple):
         return np.stack(means, axis=1)
 
 
-def _grid_of(results: Sequence[Result]) -> _Grid:
-    return _Grid(
-        settings=list(dict.fromkeys(_key(result) for result in results)),
+def grid_of(results: Sequence[Result]) -> Grid:
+    """The members of a sweep by their settings and repetitions."""
+    return Grid(
+        settings=list(dict.fromkeys(key_of(result) for result in results)),
         places={
-            (_key(result), repeat_of(result.columns)): result
+            (key_of(result), repeat_of(result.columns)): result
             for result in results
             if result.problem is None
         },
@@ -294,7 +292,7 @@ def swept(results: Sequence[Result]) -> Swept | None:
     Returns:
         A curve for each combination of the other settings.
     """
-    grid = _grid_of(results)
+    grid = grid_of(results)
     lead = grid.lead
     if lead is None or not grid.places:
         return None
@@ -308,171 +306,8 @@ def swept(results: Sequence[Result]) -> Swept | None:
     return Swept(lead, curves)
 
 
-def draw_rate_distortion(results: Sequence[Result], folder: Path, *, title: str, unit: str) -> bool:
-    """Draw the reconstruction against the KL along the setting that is swept, if one is.
-
-    Args:
-        results: the members, of which `numbers` has both.
-        folder: where `rate_distortion.png` goes.
-        title: what was trained.
-        unit: `nats per image`.
-
-    Returns:
-        Whether there was anything to draw.
-    """
-    from vae_jax import figures
-
-    found = swept(results)
-    if found is None:
-        return False
-    curves = found.curves
-    figures.save(
-        figures.rate_distortion(
-            {
-                name: figures.RateDistortionCurve(one.values, one.rates, one.distortions)
-                for name, one in curves.items()
-            },
-            title=title + _spread(repeated(results)),
-            setting=found.setting.replace("_", " "),
-            unit=unit,
-        ),
-        folder / "rate_distortion.png",
-        **{found.setting: np.concatenate([one.values for one in curves.values()])},
-        curve=np.repeat(list(curves), [len(one.values) for one in curves.values()]),
-        rate=np.concatenate([one.rates for one in curves.values()]),
-        distortion=np.concatenate([one.distortions for one in curves.values()]),
-    )
-    return True
-
-
-def draw(results: Sequence[Result], run: Path, *, title: str, example: str = "image") -> None:
-    """Draw the figures of a sweep, each with the arrays behind it.
-
-    Args:
-        results: its members.
-        run: the run's folder; the members' own figures, where there are any, are in
-            `figures/<member>/` below it or below its slices.
-        title: what was trained.
-        example: what an example is called.
-    """
-    # Here, not above: Matplotlib is not needed before training ends.
-    from vae_jax import figures
-
-    grid = _grid_of(results)
-    settings, repeats = grid.settings, grid.repeats
-    labels = {_key(result): label_of(result) for result in results}
-    names = [labels[setting] or "all" for setting in settings]
-    folder = run / "figures"
-    stopped = len(results) - len(grid.places)
-    if stopped:
-        title += f" · {stopped} of {len(results)} models diverged, not shown"
-    unit = f"nats per {example}"
-    thin = " · thin lines: models, thick: their mean" if len(repeats) > 1 else ""
-
-    by_member = {(_key(result), repeat_of(result.columns)): result for result in results}
-    longest = max((result.rows for result in results), key=len, default=[])
-    epochs = np.array([row["epoch"] for row in longest], int)
-    if len(epochs):
-        panels = {}
-        for panel, column in (
-            ("negative ELBO", "test_neg_elbo"),
-            ("reconstruction", "test_reconstruction"),
-            ("KL", "test_kl"),
-        ):
-            values = np.full((len(settings), len(repeats), len(epochs)), np.nan)
-            for i, setting in enumerate(settings):
-                for j, repeat in enumerate(repeats):
-                    found = by_member.get((setting, repeat))
-                    rows = [] if found is None else found.rows
-                    values[i, j, : len(rows)] = [row[column] for row in rows]
-            panels[panel] = values
-        figures.save(
-            figures.member_curves(
-                epochs, panels, names, title=f"{title} · test split{thin}", unit=unit
-            ),
-            folder / "loss_curves.png",
-            epochs=epochs,
-            **{panel.replace(" ", "_"): values for panel, values in panels.items()},
-        )
-    if not draw_rate_distortion(results, folder, title=title, unit=unit):
-        return
-    lead = grid.lead or ""
-    values = np.array([dict(setting)[lead] for setting in settings])
-    kl = grid.cube(
-        lambda result: result.numbers["kl_per_dim"], len(results[0].numbers["kl_per_dim"])
-    )
-    curves = grid.curves(lead)
-    several = len({repeat[0] for repeat in repeats}) > 1
-    # The dimensions of two folds have no order in common, so these are not averaged before.
-    spread = _spread("seeds and folds" if several and len(repeats[0]) > 1 else repeated(results))
-    for name, i in curves.items():
-        if len(i) < 2:
-            continue
-        suffix = "" if len(curves) == 1 else "-" + name.replace(", ", "-").replace(" ", "_")
-        figures.save(
-            figures.kl_against(
-                values[i],
-                kl[i],
-                title=(f"{title} · {name}" if name else title) + spread,
-                setting=lead.replace("_", " "),
-                threshold=ACTIVE_KL,
-            ),
-            folder / f"kl_against_{lead}{suffix}.png",
-            **{lead: values[i]},
-            kl=kl[i],
-        )
-    _draw_side_by_side(results, settings, names, run, title)
-
-
-def _draw_side_by_side(
-    results: Sequence[Result],
-    settings: Sequence[Any],
-    names: Sequence[str],
-    run: Path,
-    title: str,
-) -> None:
-    """Manifolds and samples of the first member of each setting that has them."""
-    from vae_jax import figures
-
-    for picture, array in (("manifold", "images"), ("samples", "samples")):
-        found: dict[str, np.ndarray] = {}
-        for setting, name in zip(settings, names, strict=True):
-            for result in results:
-                good = _key(result) == setting and result.problem is None
-                if good and name not in found:
-                    images = _picture(run, result.name, picture, array)
-                    if images is not None:
-                        # Every other picture of a manifold: side by side they are small.
-                        found[name] = images[::2, ::2] if picture == "manifold" else images
-        chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST_PANELS)).round())
-        if len(chosen) < 2:
-            continue
-        shown = [list(found)[int(i)] for i in chosen]
-        left_out = "" if len(shown) == len(found) else f" · {len(shown)} of {len(found)} settings"
-        figures.save(
-            figures.side_by_side(
-                [found[name] for name in shown], shown, title=f"{title} · {picture}{left_out}"
-            ),
-            run / "figures" / f"{picture}_side_by_side.png",
-            **{f"panel{i}": found[name] for i, name in enumerate(shown)},
-        )
-
-
-def _picture(run: Path, member: str, picture: str, array: str) -> np.ndarray | None:
-    """`[rows, cols, h, w, c]` images behind a member's figure, if it has one."""
-    for path in (run, *sorted((run / "shards").glob("*-of-*"))):
-        file = path / "figures" / member / f"{picture}.npz"
-        if file.is_file():
-            with np.load(file, allow_pickle=False) as saved:
-                images = saved[array][::-1] if picture == "manifold" else saved[array]
-            if images.ndim == 4:
-                side = math.isqrt(len(images))
-                images = images[: side * side].reshape(side, side, *images.shape[1:])
-            return images
-    return None
-
-
-def _key(result: Result) -> tuple[tuple[str, float], ...]:
+def key_of(result: Result) -> tuple[tuple[str, float], ...]:
+    """The setting of a member, as a key of a dictionary."""
     return tuple(result.setting.items())
 
 
@@ -481,7 +316,7 @@ def by_setting(results: Sequence[Result]) -> Mapping[tuple[tuple[str, float], ..
     found: dict[tuple[tuple[str, float], ...], list[Result]] = {}
     for result in results:
         if result.problem is None:
-            found.setdefault(_key(result), []).append(result)
+            found.setdefault(key_of(result), []).append(result)
     return found
 
 
@@ -494,7 +329,7 @@ def repeated(results: Sequence[Result]) -> str:
     return "seeds, each the mean of its folds" if len(repeats) > len(seeds) else "seeds"
 
 
-def _spread(over: str) -> str:
+def spread_over(over: str) -> str:
     """What a title says of repetitions."""
     return f" · mean ± standard error over {over}" if over else ""
 

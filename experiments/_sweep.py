@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments._grid import Member
 from experiments._options import RunOptions, slice_of
-from experiments._report import Result, draw, markdown, result_of, show, summary
+from experiments._report import Result, markdown, result_of, show, summary
+from experiments._report_figures import draw
 from experiments._run import (
     NOT_THE_MODEL,
     RefusedError,

@@ -20,9 +20,9 @@ from vae_jax.figures.pictures import (
     traversals,
 )
 from vae_jax.figures.style import BLUE, CLASS_COLORS, DPI, GREY, VERMILION, save
+from vae_jax.figures.sweep_kl import kl_against
 from vae_jax.figures.sweeps import (
     RateDistortionCurve,
-    kl_against,
     member_curves,
     rate_distortion,
     side_by_side,
