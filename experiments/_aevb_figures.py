@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments._aevb import METHOD_NAMES
 from experiments._aevb_panels import Finished, trained
-from experiments._run import RunFolder
+from experiments._folder import RunFolder
 from vae_jax import figures
 
 FIGURE_5 = (2, 5, 10, 20)

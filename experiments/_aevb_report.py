@@ -7,8 +7,8 @@ from typing import Any
 from experiments._aevb import METHOD_NAMES
 from experiments._aevb_claims import Claim, claims
 from experiments._aevb_panels import Finished, trained
+from experiments._folder import RunFolder
 from experiments._report import markdown_table, plus_minus
-from experiments._run import RunFolder
 from experiments._verdict import EXPLAINED
 from vae_jax.evaluation import ACTIVE_KL
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments._folder import RunFolder
 from experiments._outliers import MOST_FITTED, PROTOCOLS, WITHOUT_DIMENSIONS
 from experiments._progress import print_table
 from experiments._report import Result, markdown_table, over_seeds, plus_minus
-from experiments._run import RunFolder
 
 ALPHA = 0.1  # false alarms that the conformal threshold allows
 NUMBERS = ("auroc", "ap")

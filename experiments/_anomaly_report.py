@@ -8,10 +8,10 @@ import numpy as np
 
 from experiments._anomaly_comparison import ALPHA, Comparison
 from experiments._anomaly_problems import Problem
+from experiments._folder import RunFolder
 from experiments._grid import Member, described, short
 from experiments._outliers import other_methods
 from experiments._report import Result, markdown_table
-from experiments._run import RunFolder
 from experiments._scores import RowScorer
 from experiments._train import Trained
 from vae_jax.evaluation import SCORES, conformal_p_values, threshold_at

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from experiments._run import UsageError, as_json, check, commit, flag_of
+from experiments._folder import as_json, commit
+from experiments._run import UsageError, check, flag_of
 from vae_jax.data import ImageData, default_cache_dir, load_images
 
 # What neither changes the measurement nor belongs into a file that is shared.

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments._benchmark_job import Goal, number
+from experiments._folder import RunFolder
 from experiments._progress import print_table
 from experiments._report import markdown_table
-from experiments._run import RunFolder
 from experiments._timing import times_in_words
 from vae_jax import figures
 

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from experiments._compress_files import sizes_of_codecs
+from experiments._folder import RunFolder
 from experiments._loaded import Run
 from experiments._noise import elbo_of
-from experiments._run import RunFolder, UsageError
+from experiments._run import UsageError
 from vae_jax.compression import Codec, pack, read, unpack
 from vae_jax.compression.bits_back import padding
 from vae_jax.compression.exact import Layer

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments import mnist
-from experiments._run import RunFolder, check
+from experiments._folder import RunFolder
+from experiments._run import check
 from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.compression import CodecError, make_codec, save_codec

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments._disentangle_grid import Grid, load_grid, split
+from experiments._folder import RunFolder
 from experiments._grid import Axis, Member, described, grid
 from experiments._images import TRAVERSAL, decoded_means
 from experiments._noise import EVALUATION_SEED, elbo_of
 from experiments._options import RunOptions
-from experiments._run import RunFolder
 from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.evaluation import ACTIVE_KL, disentanglement, encode_all

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments._disentangle_part import PartConfig
+from experiments._folder import RunFolder
 from experiments._grid import short
 from experiments._progress import print_table
 from experiments._report import (
@@ -19,7 +20,6 @@ from experiments._report import (
     over_seeds,
     plus_minus,
 )
-from experiments._run import RunFolder
 from experiments._verdict import HOLDS, Margin, difference
 from vae_jax.evaluation import ACTIVE_KL
 from vae_jax.sprites import FACTORS

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from experiments._evaluation import Settings
 from experiments._evaluation_report import COLUMNS, Evaluation, as_record, spread_of
+from experiments._folder import RunFolder
 from experiments._importance import few_samples
 from experiments._progress import print_table
 from experiments._report import markdown_table, over_seeds, plus_minus, swept
-from experiments._run import RunFolder
 
 
 def write_joint(

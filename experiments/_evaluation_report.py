@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments._evaluation import FITTED, Settings
+from experiments._folder import RunFolder
 from experiments._importance import enough_samples, few_samples
 from experiments._loaded import Run
 from experiments._progress import print_table
@@ -21,7 +22,6 @@ from experiments._report import (
     swept,
 )
 from experiments._report_figures import draw_rate_distortion
-from experiments._run import RunFolder
 from vae_jax import figures
 from vae_jax.figures import Evaluated, evaluation_page
 from vae_jax.sweep import Subsets

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments._folder import RunFolder
 from experiments._importance import few_samples
 from experiments._progress import print_table
 from experiments._report import Result, by_seed, markdown_table, over_seeds, plus_minus
-from experiments._run import RunFolder
 from experiments._verdict import EXPLAINED, HOLDS, MET, Margin, difference, tally
 
 # Negative log p(x), nats, by method, stochastic layers and k: table 1 of arXiv 1509.00519 as it

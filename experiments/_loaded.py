@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments._folder import RunFolder
 from experiments._grid import Member
 from experiments._options import slice_of
-from experiments._run import RunFolder, UsageError, check
+from experiments._run import UsageError, check
 from experiments._shards import slices_in
 from experiments._sweep import Task
 from experiments._train import chunks_of

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments._run import RunFolder, UsageError, as_words, check, flag_of
+from experiments._folder import RunFolder
+from experiments._run import UsageError, as_words, check, flag_of
 
 LONGEST_NAME = 120  # characters of a run's name
 

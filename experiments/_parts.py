@@ -12,17 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
+from experiments._folder import NOT_THE_MODEL, RunFolder, as_json
 from experiments._options import RunOptions
 from experiments._report import Result
-from experiments._run import (
-    NOT_THE_MODEL,
-    RunFolder,
-    as_json,
-    check,
-    check_members,
-    flag_of,
-    is_finite,
-)
+from experiments._run import check, check_members, flag_of, is_finite
 from experiments._shards import results_in
 from experiments._sweep import Task, run_sweep
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments._folder import Row
 from experiments._grid import Member, described, repeat_of, setting_of, short
 from experiments._progress import print_table
-from experiments._run import Row
 from experiments._train import Trained
 from vae_jax.evaluation import ACTIVE_KL, RateDistortion, rate_distortion
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments._folder import Row, RunFolder
 from experiments._grid import Member
-from experiments._run import Row, RunFolder, UsageError
+from experiments._run import UsageError
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.sweep import Population, refit

@@ -17,18 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments._folder import RunFolder, filled_up, first_difference, module_name
 from experiments._options import RunOptions
 from experiments._report import NUMBERS, Result
-from experiments._run import (
-    Interrupted,
-    RunFolder,
-    UsageError,
-    check,
-    filled_up,
-    first_difference,
-    flag_of,
-    module_name,
-)
+from experiments._run import Interrupted, UsageError, check, flag_of
 from experiments._saved import parsed
 from experiments._sweep import OF_A_SLICE, Task, check_slices, finish
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments._completed import as_features, complete
+from experiments._folder import RunFolder
 from experiments._folds import Split
 from experiments._grid import described
 from experiments._imputation import Imputation
@@ -20,7 +21,6 @@ from experiments._representation import (
     references,
     representation,
 )
-from experiments._run import RunFolder
 from experiments._scores import RowScorer
 from experiments._train import Trained
 from vae_jax.data import Table

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Float, Integer
 
+from experiments._folder import RunFolder
 from experiments._importance import few_samples
 from experiments._noise import DRAW_SEED
 from experiments._progress import print_table
 from experiments._report import Result, label_of, markdown_table, plus_minus
-from experiments._run import RunFolder
 from experiments._text_numbers import SURGERY, WRITTEN, TextMeasures, between, words_of
 from experiments._train import Trained
 from vae_jax.data import text_of

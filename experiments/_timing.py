@@ -16,9 +16,9 @@ from typing import Any
 import jax
 from matplotlib.figure import Figure
 
+from experiments._folder import RunFolder
 from experiments._progress import print_table
 from experiments._report import markdown_table
-from experiments._run import RunFolder
 from vae_jax import figures, sharding
 
 # Seconds, `[turns][calls in a turn]`.

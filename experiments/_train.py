@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments._folder import Row, RunFolder, module_name
 from experiments._grid import Member
 from experiments._progress import TrainingProgress
-from experiments._run import Interrupted, Row, RunFolder, module_name
+from experiments._run import Interrupted
 from experiments._saved import Snapshots, load_population, trimmed
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints

@@ -12,10 +12,11 @@ from experiments._anomaly_comparison import joined, of_run
 from experiments._anomaly_problems import of_images, of_table
 from experiments._anomaly_report import NAMES, AnomalyReport
 from experiments._distributed import connected
+from experiments._folder import RunFolder
 from experiments._grid import Axis, grid, short
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options, folder_name
-from experiments._run import RunFolder, check, check_members, flag_of, main
+from experiments._run import check, check_members, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from vae_jax.data import TABLES

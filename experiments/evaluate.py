@@ -13,9 +13,10 @@ import tyro
 from experiments._evaluation import Settings, measured
 from experiments._evaluation_joint import write_joint
 from experiments._evaluation_report import Evaluation, line_of, write_evaluation
+from experiments._folder import RunFolder
 from experiments._loaded import Run, load_run, parts_in
 from experiments._report import Result
-from experiments._run import RunFolder, UsageError, check, is_finite, main
+from experiments._run import UsageError, check, is_finite, main
 
 PROG = "python -m experiments.evaluate"
 

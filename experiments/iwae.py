@@ -26,6 +26,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike
 
+from experiments._folder import RunFolder
 from experiments._grid import Axis, grid
 from experiments._importance import importance_of, summed_up
 from experiments._iwae_report import write_table
@@ -40,7 +41,7 @@ from experiments._parts import (
     run_parts,
     start_parts,
 )
-from experiments._run import RunFolder, check, main
+from experiments._run import check, main
 from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.data import ImageData, load_images

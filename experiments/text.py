@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments._distributed import connected
+from experiments._folder import RunFolder
 from experiments._grid import Axis, Member, grid, short, shown_axes
 from experiments._loaded import as_config
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options, folder_name
-from experiments._run import RunFolder, as_words, check, check_members, flag_of, main
+from experiments._run import as_words, check, check_members, flag_of, main
 from experiments._shards import Conclude, launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._text_commands import COMMANDS, answer

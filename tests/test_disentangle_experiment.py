@@ -23,8 +23,8 @@ from experiments import (
 from experiments._disentangle_grid import Grid, draw_bits, load_grid, split, unpack_bits
 from experiments._disentangle_part import PartConfig, build_vae, members_of
 from experiments._disentangle_report import NATS, SCORES
+from experiments._folder import RunFolder
 from experiments._report import Result
-from experiments._run import RunFolder
 from vae_jax.data.dsprites import DSprites
 from vae_jax.networks import conv
 from vae_jax.objectives import beta

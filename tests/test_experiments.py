@@ -41,10 +41,11 @@ from rich.console import Console
 from test_train import assert_same_bits
 
 from experiments import _progress, _train, mnist
+from experiments._folder import RunFolder
 from experiments._images import ImagePictures
 from experiments._options import RunOptions
 from experiments._progress import clock
-from experiments._run import RunFolder, UsageError, check_members, flag_of
+from experiments._run import UsageError, check_members, flag_of
 from experiments._train import StopRequest, snapshot_epochs
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints

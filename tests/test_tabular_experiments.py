@@ -20,12 +20,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from experiments import _anomaly_problems, anomaly, tabular
 from experiments._anomaly_comparison import Comparison
+from experiments._folder import RunFolder
 from experiments._folds import as_subsets, cross_validation, spread_over_cores
 from experiments._imputation import IMPUTERS, Imputation
 from experiments._outliers import image_tasks, table_tasks
 from experiments._report import Result
 from experiments._representation import Halves, references
-from experiments._run import RunFolder
 from experiments._scores import RowScorer
 from experiments._table_figures import names_of_numbers, panels_of
 from vae_jax import figures, sharding

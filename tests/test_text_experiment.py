@@ -22,8 +22,9 @@ from sklearn.decomposition import PCA
 from test_tabular_experiments import assert_drawn
 
 from experiments import _text_commands, _text_numbers, _text_report, tabular, text
+from experiments._folder import RunFolder, as_json
 from experiments._report import Result, swept
-from experiments._run import RunFolder, UsageError, as_json
+from experiments._run import UsageError
 from experiments._text_numbers import TextMeasures, accepted, accuracy, between, distinct, words_of
 from experiments._text_report import NUMBERS, TextReport, plane, principal
 from vae_jax.data import Sentences, TextRules, buckets, grammar, lengths_of, load_sentences, text_of
