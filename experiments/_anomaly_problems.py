@@ -38,8 +38,8 @@ class Problem:
         vae: the model.
         preprocess: from a stored example to x.
         tasks: by the class that is left out (-1: always the same) and the seed.
-        data: the normal training examples of each task.
-        test: the normal test examples of each task, cut to the same number.
+        data: the normal training examples of each task, cut to the same number.
+        test: the normal test examples of each task; of images cut to the same number.
         halves: `task -> (train, test)`, stored examples to score.
         plain: `task -> (train, test)`, complete and on one scale, for the methods beside ours.
         source: for the provenance.

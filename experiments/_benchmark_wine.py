@@ -26,6 +26,7 @@ from vae_jax.sweep import (
     Population,
     Report,
     Subsets,
+    evaluated_part,
     make_sweep,
     place_members,
 )
@@ -150,12 +151,12 @@ def torch_models(task: Task, epochs: int) -> float:
     torch = import_torch()
     data, test = task.data, task.test
     assert isinstance(data, Subsets)
-    assert isinstance(test, Subsets)
     costs = []
     for fold in range(TORCH_MODELS):
         torch.manual_seed(fold)
         rows = torch.from_numpy(np.asarray(data.examples)[np.asarray(data.rows)[fold]])
-        held_out = torch.from_numpy(np.asarray(test.examples)[np.asarray(test.rows)[fold]])
+        stored, count = evaluated_part(test, fold)  # 36 or 35 rows
+        held_out = torch.from_numpy(np.array(stored[: int(count)]))
         features = rows.shape[1]
         layers = torch.nn.Linear, torch.nn.ReLU
         encoder = torch.nn.Sequential(layers[0](features, 32), layers[1](), layers[0](32, 4))

@@ -29,7 +29,7 @@ from vae_jax.evaluation import (
 from vae_jax.evaluation.memory import fitting, theta_bytes
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
-from vae_jax.sweep import Subsets, part_of
+from vae_jax.sweep import Subsets, evaluated_part, part_of
 from vae_jax.types import Normal
 
 FITTED = 10_000  # training examples, at most, that the classifiers are fitted on
@@ -79,13 +79,17 @@ def measured(settings: Settings, task: Task, loaded: Loaded) -> Found:
     """
     params, split = loaded.params, loaded.member.split
     key = jax.random.key(EVALUATION_SEED)
-    data = {"train": part_of(task.data, split), "test": part_of(task.test, split)}
-    test, model = data["test"], (task.vae, task.preprocess, params)
-    elbo = task.evaluate(params, test)
-    estimate = importance_of(
-        key, *model, test, num_samples=settings.num_samples, name=loaded.member.name
+    model = (task.vae, task.preprocess, params)
+    stored, *count = evaluated_part(task.test, split)
+    elbo = task.evaluate(params, stored, *count)
+    # In the shape that all splits share, so that nothing slow compiles once for each length. What
+    # fills a split up is cut off from here on.
+    own = slice(int(count[0]) if count else None)
+    every = importance_of(
+        key, *model, stored, num_samples=settings.num_samples, name=loaded.member.name
     )
-    posteriors = encode_all(key, *model, test)
+    found = every, encode_all(key, *model, stored), stored
+    estimate, posteriors, test = jax.tree.map(lambda leaf: leaf[own], found)
     parts, per_dim = _surgery(posteriors, elbo)
     numbers = {
         "neg_elbo": -float(elbo.elbo),
@@ -94,7 +98,7 @@ def measured(settings: Settings, task: Task, loaded: Loaded) -> Found:
         **summed_up(estimate),
         "active_units": float(active_units(posteriors, settings.threshold)),
         **parts,
-        **_classes(key, task, loaded, data, np.asarray(posteriors.mean)),
+        **_classes(key, task, loaded, np.asarray(posteriors.mean)),
         **_annealed(key, settings, task, loaded, test, estimate),
     }
     arrays = {
@@ -133,9 +137,7 @@ def _surgery(
     }
 
 
-def _classes(
-    key: Any, task: Task, loaded: Loaded, data: dict[str, Array], means: np.ndarray
-) -> dict[str, float]:
+def _classes(key: Any, task: Task, loaded: Loaded, means: np.ndarray) -> dict[str, float]:
     """What the posterior means tell of the classes, where there are any."""
     split = loaded.member.split
     if task.labels is None:
@@ -148,8 +150,9 @@ def _classes(
     )
     # At random: a table may be sorted by its classes.
     some = np.random.default_rng(0).permutation(len(train_labels))[:FITTED]
-    fitted = encode_all(key, task.vae, task.preprocess, loaded.params, data["train"][some])
-    halves = (np.asarray(fitted.mean), train_labels[some], means, test_labels)
+    train = part_of(task.data, split)[some]
+    fitted = encode_all(key, task.vae, task.preprocess, loaded.params, train)
+    halves = (np.asarray(fitted.mean), train_labels[some], means, test_labels[: len(means)])
     return {"knn_accuracy": knn_accuracy(*halves), "linear_accuracy": linear_accuracy(*halves)}
 
 

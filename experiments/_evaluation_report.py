@@ -232,12 +232,17 @@ def _draw_page(settings: Settings, done: Evaluation, folder: RunFolder) -> None:
         found,
         title=f"{task.title} · {task.table}",
         threshold=settings.threshold,
-        information_bound=results[0].also["information_bound"],
+        information_bound=_information_bound(results),
         num_samples=settings.num_samples,
         unit=done.unit,
     )
     kept = {f"{name}/{key}": array for name, own in arrays.items() for key, array in own.items()}
     figures.save(page, folder.path / "evaluation.png", **kept)
+
+
+def _information_bound(results: Sequence[Result]) -> float:
+    """Log n, of the largest split where the models' held-out data are not equally many."""
+    return max(one.also["information_bound"] for one in results)
 
 
 def _ranked(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -252,7 +257,7 @@ def _remarks(settings: Settings, done: Evaluation) -> list[str]:
         "upper bound in expectation, with the standard error of its mean over the examples, and "
         "what of that other samples would change. ESS: its effective samples, of the median "
         "example and of the 5th percentile. A unit is active above a variance of "
-        f"{settings.threshold:g}; I(x; z) is at most log n = {first['information_bound']:.2f}. "
+        f"{settings.threshold:g}; I(x; z) is at most log n = {_information_bound(results):.2f}. "
         "KL = I(x; z) + marginal KL, KL(q(z) || p(z)), which is TC + dimension-wise KL, "
         "sum_j KL(q(z_j) || p(z_j)).",
         *spread_of([done]),

@@ -75,7 +75,12 @@ def cross_validation(table: Table, folds: int, seeds: Sequence[int]) -> list[Spl
 def as_subsets(splits: Sequence[Split]) -> tuple[Subsets, Subsets]:
     """The training and the held-out rows of all splits, as the sweep takes them.
 
-    Splits may differ by a row; the shorter ones have their first row twice.
+    Splits may differ by some rows, and still one program trains and judges them all. Models
+    train on as many rows of each split as the shortest one has, so that no row is seen twice in
+    an epoch: which rows of a longer one are left out is drawn by chance, from a generator that
+    the rows themselves seed. Whatever reads `Split.train_features` has all of them. Of the
+    held-out rows none is left out, and each counts once: behind those of a split that has fewer
+    its last one is repeated, which `Subsets.counts` keeps out of every mean.
 
     Args:
         splits: of one table.
@@ -83,18 +88,24 @@ def as_subsets(splits: Sequence[Split]) -> tuple[Subsets, Subsets]:
     Returns:
         The training and the held-out data.
     """
+    trained = [split.train_features for split in splits]
+    fewest = min(map(len, trained))
+    kept = [
+        start + np.sort(np.random.default_rng(split.train).permutation(len(split.train))[:fewest])
+        for start, split in zip(_starts(trained), splits, strict=True)
+    ]
+    train = Subsets(np.concatenate(trained), np.array(kept, np.int32))
+    held_out = [split.test_features for split in splits]
+    counts = np.array([len(part) for part in held_out], np.int32)
+    places = np.minimum(np.arange(counts.max()), counts[:, None] - 1)
+    rows = (_starts(held_out)[:, None] + places).astype(np.int32)
+    is_whole = counts.min() == counts.max()
+    return train, Subsets(np.concatenate(held_out), rows, None if is_whole else counts)
 
-    def together(parts: Sequence[np.ndarray]) -> Subsets:
-        starts = np.cumsum([0, *map(len, parts)])[:-1]
-        longest = max(map(len, parts))
-        rows = [
-            start + np.resize(np.arange(len(part)), longest)
-            for start, part in zip(starts, parts, strict=True)
-        ]
-        return Subsets(np.concatenate(parts), np.array(rows, np.int32))
 
-    train = together([split.train_features for split in splits])
-    return train, together([split.test_features for split in splits])
+def _starts(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Where each part begins when they stand behind each other."""
+    return np.cumsum([0, *map(len, parts)])[:-1]
 
 
 def labels_of(labels: np.ndarray, splits: Sequence[Split]) -> tuple[np.ndarray, np.ndarray]:

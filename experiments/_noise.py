@@ -1,7 +1,7 @@
 """The noise that every model is judged and drawn with; `--seed` takes numbers under 2^31."""
 
 import jax
-from jaxtyping import Array, Num
+from jaxtyping import Array, Int, Num
 
 from vae_jax.evaluation import ElboEstimate, estimate_elbo
 from vae_jax.model import VAE
@@ -26,11 +26,14 @@ def elbo_of(vae: VAE, preprocess: Preprocess, *, num_samples: int = 1) -> Evalua
         num_samples: samples of each posterior.
 
     Returns:
-        `(params, stored examples) -> ElboEstimate`, in nats per example.
+        `(params, stored examples) -> ElboEstimate`, in nats per example; a third argument says
+        how many of the examples count, see `estimate_elbo`.
     """
 
-    def evaluate(params: Params, test: Num[Array, "n *x"]) -> ElboEstimate:
+    def evaluate(
+        params: Params, test: Num[Array, "n *x"], count: Int[Array, ""] | None = None
+    ) -> ElboEstimate:
         key = jax.random.key(EVALUATION_SEED)
-        return estimate_elbo(key, vae, preprocess, params, test, num_samples=num_samples)
+        return estimate_elbo(key, vae, preprocess, params, test, count, num_samples=num_samples)
 
     return evaluate

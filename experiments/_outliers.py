@@ -10,7 +10,8 @@
 - `digits`: of scikit-learn's 8x8 digits each one in turn is the anomaly, all of its rows.
 
 A random half of the normal rows is trained on, by the seed; the other half and the anomalies
-are the test.
+are the test. Of digits, where the halves have 807 to 811 rows, models train on 807 of each
+(`as_subsets`), and scikit-learn's methods on all.
 
 - `mnist`: each digit in turn is the anomaly. Trained on the other nine digits of the training
   images, cut to the same number for every digit; tested on all test images.
@@ -33,7 +34,8 @@ PROTOCOLS = {
     "breastw (683 rows of 9 columns), whose numbers are not comparable. The unsupervised protocol, "
     "with the anomalies among the training rows, is not run.",
     "digits": "Each digit in turn is the anomaly, all of its rows; trained on a random half of the "
-    "other nine, by the seed, tested on the other half and the anomalies.",
+    "other nine, by the seed (models on as many rows for every digit, the fewest there are), "
+    "tested on the other half and the anomalies.",
     "mnist": "Each digit in turn is the anomaly; trained on the training images of the other nine, "
     "cut to the same number for every digit, tested on all test images.",
 }

@@ -14,14 +14,23 @@ from command_line import call, surroundings  # noqa: F401
 from evaluations import assert_evaluated, assert_not_blank, evaluation
 
 from experiments import _evaluation, _evaluation_report, aevb, compress, evaluate, mnist, tabular
+from experiments._folds import cross_validation
 from experiments._importance import few_samples
 from experiments._imputation import Imputation
 from experiments._loaded import load_run
+from experiments._noise import EVALUATION_SEED
 from experiments._report import Result, by_setting, over_seeds, repeated, swept
 from experiments._scores import RowScorer
-from vae_jax.evaluation import knn_accuracy, linear_accuracy, memory
+from vae_jax.data import load_table
+from vae_jax.evaluation import (
+    estimate_elbo,
+    knn_accuracy,
+    linear_accuracy,
+    memory,
+)
 from vae_jax.figures import Evaluated, evaluation_page
 from vae_jax.likelihoods import missing_at_nan
+from vae_jax.preprocess import as_stored
 
 ANNEALED = ("--annealed", "2", "--chains", "3", "--temperatures", "12")
 QUICK = ("--num-samples", "20", "--annealed", "0")  # chains take long to compile
@@ -305,16 +314,35 @@ def test_a_slice_is_a_run(tmp_path):
 
 
 def test_a_run_of_a_table_is_evaluated_fold_by_fold(tmp_path):
-    flags = ("--dataset", "iris", "--folds", "2", "--epochs", "2", "--hidden", "4", "--name", "i")
+    """Four folds of Iris are not of one size, and every row that one holds out counts once."""
+    flags = ("--dataset", "iris", "--folds", "4", "--epochs", "2", "--hidden", "4", "--name", "i")
     assert call(tabular, tmp_path, *flags, "--num-samples", "5", "--figures", "none").code == 0
     run = tmp_path / "results" / "tabular" / "i"
-    assert_evaluated(run, "iris: held-out rows of 2 folds, nats per row", classes=True)
+    assert_evaluated(run, "iris: held-out rows of 4 folds, nats per row", classes=True)
     members = evaluation(run)["members"]
-    assert [one["fold"] for one in members] == [0, 1]
+    assert [one["fold"] for one in members] == [0, 1, 2, 3]
     refused(run, "--data-dir", ".")
-    # Of the 75 rows that each fold holds out.
-    assert {round(one["information_bound"], 4) for one in members} == {round(np.log(75), 4)}
-    assert "| nats per row |" in (run / "evaluation" / "evaluation.md").read_text("utf-8")
+    text = (run / "evaluation" / "evaluation.md").read_text("utf-8")
+    assert "| nats per row |" in text
+    assert "fitted on the posterior means of 112 training examples" in text
+
+    summary = json.loads((run / "summary.json").read_text("utf-8"))["members"]
+    trained, splits = load_run(run), cross_validation(load_table("iris"), 4, (0,))
+    assert len({len(split.test) for split in splits}) == 2
+    key, names = jax.random.key(EVALUATION_SEED), ("log_likelihood", "effective_samples")
+    with np.load(run / "evaluation" / "evaluation.npz") as arrays:
+        for loaded, split, one, own in zip(trained.models(), splits, members, summary, strict=True):
+            model = (trained.task.vae, as_stored, loaded.params, split.test_features)
+            expected = estimate_elbo(key, *model, num_samples=16)
+            for found in (own, one):  # sums of about 38 rows in another order
+                assert found["neg_elbo"] == pytest.approx(-float(expected.elbo), rel=1e-5)
+                assert found["kl"] == pytest.approx(float(expected.kl), rel=1e-5)
+            nats, effective = (arrays[f"{one['name']}/{name}"] for name in names)
+            assert len(nats) == len(effective) == len(split.test)
+            assert one["neg_log_likelihood"] == pytest.approx(-nats.mean(), rel=1e-5)
+            assert one["information_bound"] == pytest.approx(np.log(len(nats)), rel=1e-6)
+            found = one["knn_accuracy"] * len(nats)  # rows that are right
+            assert found == pytest.approx(round(found), abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from vae_jax.sweep import (
     Members,
     Population,
     Report,
+    Subsets,
     Sweep,
     make_members,
     make_sweep,
@@ -61,7 +62,7 @@ def trainer_of(network: str) -> Trainer:
 def evaluation(network: str = "mlp") -> Callable[..., Any]:
     vae = image_vae(network)
     return jax.jit(
-        lambda params, test: estimate_elbo(jax.random.key(99), vae, intensities, params, test)
+        lambda params, *test: estimate_elbo(jax.random.key(99), vae, intensities, params, *test)
     )
 
 
@@ -566,6 +567,33 @@ def test_chunks_of_a_sweep_have_the_longest_runs_that_fit(seeds, chunk, together
         each = np.repeat(np.asarray(lined_up.seeds)[np.asarray(lined_up.seed)], together)
         drawn += each[: len(one.members)].tolist()
     assert drawn == seeds
+
+
+# Splits.
+
+
+def test_splits_of_unequal_length_are_one_program_and_count_each_row_once(images, test_images):
+    """What fills a split up is not in its mean; training has none, as a sweep says."""
+    sweep, hypers = sweep_of("map"), [one.hyper for one in GRID]
+    members = make_members(hypers, [one.seed for one in GRID], splits=[0, 1, 0, 1, 0, 1])
+    population, before = sweep.init(members), compilations(sweep.evaluate)
+    rows, counts = np.arange(2)[:, None] + np.arange(20), np.array([20, 3])
+    places, evaluated = np.arange(20) < counts[:, None], []
+    for filler in (0, 49):
+        test = Subsets(test_images, np.where(places, rows, filler), counts)
+        estimates, _ = sweep.evaluate(population, members, test)
+        evaluated.append(estimates)
+    assert_same_bits(*evaluated)
+    for i, split in enumerate(np.asarray(members.split)):
+        own = test_images[rows[split][: counts[split]]]
+        expected = evaluation()(sweep.pick(population, i), own)
+        for found, mean in zip(at(evaluated[0], i), expected, strict=True):
+            # Of float32 sums of up to 20 images in another order.
+            np.testing.assert_allclose(found, mean, rtol=1e-5, atol=1e-6)
+    sweep.evaluate(population, members, test._replace(counts=np.array([19, 20])))
+    assert compilations(sweep.evaluate) == before + 1
+    with pytest.raises(ValueError, match="training splits of unequal length"):
+        sweep.epoch(population, members, test, test_images)
 
 
 # One program.

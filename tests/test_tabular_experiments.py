@@ -184,18 +184,45 @@ def test_a_finished_run_resumes_to_the_same_rows(tmp_path):
         assert {**row, "examples_per_second": ""} == {**other, "examples_per_second": ""}
 
 
-def test_no_held_out_row_is_trained_on():
-    table = load_table("wine")
+@pytest.mark.parametrize(("name", "trained"), [("wine", 142), ("breast_cancer", 455)])
+def test_no_held_out_row_is_trained_on(name, trained):
+    """And no row stands twice in a half: of 178 and 569 rows no five folds are of one size."""
+    table = load_table(name)
     splits = cross_validation(table, 5, (3, 4))
     train, test = as_subsets(splits)
     assert len(splits) == 10
+    assert len(np.unique(table.values, axis=0)) == len(table.values)  # a row is known by its values
+    assert np.shape(train.rows) == (10, trained)
+    assert train.counts is None
+    counts = np.asarray(test.counts)
+    assert len(set(counts)) == 2
+    left_out = set()
     for index, split in enumerate(splits):
         assert not set(split.train) & set(split.test)
-        assert sorted([*split.train, *split.test]) == list(range(178))
-        own = np.unique(np.asarray(train.examples)[np.asarray(train.rows)[index]], axis=0)
-        np.testing.assert_array_equal(own, np.unique(split.train_features, axis=0))
+        assert sorted([*split.train, *split.test]) == list(range(len(table.values)))
+        kept = np.asarray(train.examples)[np.asarray(train.rows)[index]]
+        held_out = np.asarray(test.examples)[np.asarray(test.rows)[index]]
+        np.testing.assert_array_equal(held_out[: counts[index]], split.test_features)
+        own, given = ([row.tobytes() for row in half] for half in (kept, split.train_features))
+        assert len(set(own)) == trained
+        assert not set(own) & {row.tobytes() for row in split.test_features}
+        left_out |= {place for place, row in enumerate(given) if row not in set(own)}
         np.testing.assert_allclose(split.train_features.mean(axis=0), 0, atol=1e-5)
-        assert np.asarray(test.rows).shape[1] - len(split.test) in (0, 1)
+    # At random: the last rows of a sorted table are of one class.
+    assert len(left_out) > 1
+    np.testing.assert_array_equal(as_subsets(splits)[0].rows, train.rows)
+
+
+def test_digits_without_one_digit_are_trained_on_and_judged_once():
+    """Ten tasks of 807 to 811 training rows and 807 to 812 normal rows to judge."""
+    problem = _anomaly_problems.of_table(anomaly.Config(distributed=True), "digits")
+    rows, judged = np.asarray(problem.data.rows), np.asarray(problem.test.rows)
+    counts = np.asarray(problem.test.counts)
+    for index, task in enumerate(problem.tasks.values()):
+        assert len(set(rows[index])) == rows.shape[1] == 807
+        assert counts[index] == np.sum(~task.is_anomaly)
+        assert len(set(judged[index, : counts[index]])) == counts[index]
+    assert (counts.min(), counts.max()) == (807, 812)
 
 
 def mixed_csv(path: Path, rows: int = 60) -> None:

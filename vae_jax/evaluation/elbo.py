@@ -56,6 +56,7 @@ def estimate_elbo(
     preprocess: Preprocess,
     params: Params,
     data: Num[Array, "n *x"],
+    count: Int[Array, ""] | None = None,
     *,
     batch_size: int = 1000,
     num_samples: int = 1,
@@ -71,6 +72,8 @@ def estimate_elbo(
         preprocess: from one stored example to x.
         params: the model's parameters.
         data: the stored examples.
+        count: how many of them are averaged, from the first, and at least 1; those behind only
+            give data sets of several lengths one shape, and so one program. None: all.
         batch_size: examples that are in memory at once; the last batch may be short.
         num_samples: samples of each posterior; more where there are few examples.
 
@@ -97,6 +100,7 @@ def estimate_elbo(
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
+    n = len(data) if count is None else count
     size = min(batch_size, len(data))
     num_batches = -(-len(data) // size)
 
@@ -108,9 +112,9 @@ def estimate_elbo(
         examples = data[jnp.minimum(indices, len(data) - 1)]
         xs = jax.vmap(preprocess)(keys[:, 0], examples)
         terms = batch_elbo_terms(keys[:, 1:], vae, params, xs)
-        # What fills up the last batch is left out; a sum, not a product with weights, which an
-        # accelerator may round to fewer digits.
-        counted = indices < len(data)
+        # What fills up the last batch, or the data, is left out; a sum, not a product with
+        # weights, which an accelerator may round to fewer digits.
+        counted = indices < n
         log_lik = jnp.where(counted, jnp.mean(terms.log_lik, axis=1), 0.0)
         # An exact KL is alike for all samples.
         kl = jnp.mean(terms.kl_per_dim, axis=1) if vae.is_layered else terms.kl_per_dim[:, 0]
@@ -121,4 +125,4 @@ def estimate_elbo(
     zero = ElboEstimate(jnp.zeros(()), jnp.zeros(vae.latent_dim))
     indices = jnp.arange(num_batches * size).reshape(num_batches, size)
     total, _ = jax.lax.scan(add_batch, zero, indices)
-    return jax.tree.map(lambda leaf: leaf / len(data), total)
+    return jax.tree.map(lambda leaf: leaf / n, total)

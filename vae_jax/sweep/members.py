@@ -38,17 +38,27 @@ class Subsets(NamedTuple):
     Attributes:
         examples: all that are stored.
         rows: the examples of each split; a member has those of its `Members.split`.
+        counts: how many of them are the split's own, from the first, where splits to evaluate
+            on are of several lengths; those behind give them one shape and count nowhere.
+            None: all are its own, which training needs.
     """
 
     examples: Num[ArrayLike, "n *x"]
     rows: Int[ArrayLike, "split part"]
+    counts: Int[ArrayLike, " split"] | None = None
 
 
 Data = Num[ArrayLike, "_ ..."] | Subsets
 
 
 def num_examples(data: Data) -> int:
-    """How many examples a member trains on."""
+    """How many examples a member trains on.
+
+    Raises:
+        ValueError: if there are not as many in each split.
+    """
+    if isinstance(data, Subsets) and data.counts is not None:
+        raise ValueError("training splits of unequal length: as many examples in each are needed")
     return np.shape(data.rows)[1] if isinstance(data, Subsets) else np.shape(data)[0]
 
 
@@ -57,6 +67,22 @@ def part_of(data: Data, split: Int[ArrayLike, ""]) -> Array:
     if isinstance(data, Subsets):
         return jnp.asarray(data.examples)[jnp.asarray(data.rows)[split]]
     return jnp.asarray(data)
+
+
+def evaluated_part(data: Data, split: Int[ArrayLike, ""]) -> tuple[Array, ...]:
+    """The examples that a member of a split is evaluated on, as `Evaluate` takes them.
+
+    Args:
+        data: the test examples.
+        split: of the member.
+
+    Returns:
+        The examples; and behind them, where splits are of several lengths, how many are its own.
+    """
+    part = part_of(data, split)
+    if isinstance(data, Subsets) and data.counts is not None:
+        return part, jnp.asarray(data.counts)[split]
+    return (part,)
 
 
 def make_members(

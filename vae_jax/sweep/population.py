@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from vae_jax.evaluation import ElboEstimate
 from vae_jax.sharding import Mesh, over_devices, to_every_device
@@ -25,15 +25,17 @@ from vae_jax.sweep.members import (
     Data,
     Members,
     Subsets,
+    evaluated_part,
     num_examples,
-    part_of,
     seed_of_each,
 )
 from vae_jax.train import Metrics, Trainer, TrainState, quick_options
 from vae_jax.types import Hyper, Params, PRNGKey, Step
 
 Execution = Literal["map", "vmap"]
-Evaluate = Callable[[Params, Num[Array, "n *x"]], ElboEstimate]
+# `(params, test) -> estimate`; `(params, test, count)` where the members' parts are of several
+# lengths, to average the first `count` examples only (`evaluated_part`).
+Evaluate = Callable[..., ElboEstimate]
 
 # Why a member was stopped; the index of each stands in its `Status`.
 CAUSES = ("", "loss", "gradient", "parameters", "test ELBO")
@@ -88,7 +90,7 @@ class Sweep(NamedTuple):
         init: `members -> population`.
         epoch: `(population, members, data, test) -> (population, report)`: one epoch of
             every member and its evaluation, on all the data or on a member's part of
-            `Subsets`. The population's buffers are donated.
+            `Subsets`, of which each example counts once. The population's buffers are donated.
         evaluate: `(population, members, test) -> (estimates, status)`, whole in every process.
         pick: `(population, i) -> params` of one member, whole on every device.
     """
@@ -112,7 +114,7 @@ def make_sweep(
 
     Args:
         trainer: the training functions of one model.
-        evaluate: `(params, test) -> ElboEstimate` of one model.
+        evaluate: `(params, test) -> ElboEstimate` of one model, see `Evaluate`.
         execution: `map` trains member after member, each to the same bits as alone;
             `vmap` all at once, which fills an accelerator and rounds differently; noise is
             then drawn once for each run of members of one seed (`make_members`).
@@ -182,7 +184,7 @@ def make_sweep(
             before, (root_key, step) = member.train, source
             start = before._replace(root_key=root_key, step=step)
             after, metrics = trainer.epoch(start, hyper, examples, own_batches)
-            estimate = evaluate(after.params, part_of(test, split))
+            estimate = evaluate(after.params, *evaluated_part(test, split))
             # The last step may leave parameters that are finite and yet of no use.
             good = after.alive & jnp.isfinite(estimate.elbo)
             kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
@@ -200,13 +202,13 @@ def make_sweep(
 
         # Always, and yet in a branch as in an epoch: XLA then rounds alike, and the summary of
         # a run holds the numbers of its last epoch.
-        own = part_of(test, split)
+        own = evaluated_part(test, split)
 
         def skip(params: Params) -> ElboEstimate:
-            return _zeros(jax.eval_shape(evaluate, params, own))
+            return _zeros(jax.eval_shape(evaluate, params, *own))
 
         always = member.train.step >= 0
-        return choose(always, lambda params: evaluate(params, own), skip, member.train.params)
+        return choose(always, lambda params: evaluate(params, *own), skip, member.train.params)
 
     init_all = over_devices(each(init_one), mesh, (True, False))
     epoch_all = over_devices(each_epoch(epoch_one), mesh, (True, False, False, False))
