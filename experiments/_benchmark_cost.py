@@ -180,60 +180,68 @@ def matmul_ceiling(
 ) -> float:
     """FLOPs per second of the matrix products of a step alone, batched over members.
 
-    The members are spread over the devices of a mesh, if one is given.
-
-    For each layer the three of training, in a type and at JAX's default precision, as the model
-    has them: forward, for the inputs and for the weights. Each adds next to nothing to what
-    the next loop reads, so that no product can be left out or moved before the loop.
+    Args:
+        layers: of a member.
+        batch_size: examples in a minibatch.
+        members: side by side.
+        loops: steps in a call.
+        mesh: whose devices the members are spread over; one device without it.
+        dtype: of the numbers, multiplied at JAX's default precision as the model has it.
     """
-    shapes = [*layers.encoder, *layers.decoder]
-    keys = jax.random.split(jax.random.key(0), (len(shapes), 2))
-    operands = [
-        (
-            jax.random.normal(x_key, (members, batch_size, inputs)).astype(dtype),
-            (jax.random.normal(w_key, (members, inputs, outputs)) / inputs**0.5).astype(dtype),
-        )
-        for (x_key, w_key), (inputs, outputs) in zip(keys, shapes, strict=True)
-    ]
-    if mesh is not None:
-        operands = sharding.place(jax.device_get(operands), mesh, split=True)
-
-    def products(_: int, operands: list[Any]) -> list[Any]:
-        after = []
-        for x, w in operands:
-            y = x @ w
-            to_x, to_w = y @ w.swapaxes(1, 2), x.swapaxes(1, 2) @ y
-            after.append((x + 1e-30 * to_x, w + 1e-30 * to_w))
-        return after
-
-    run = jax.jit(lambda operands: jax.lax.fori_loop(0, loops, products, operands))
-    flops = 6 * members * batch_size * sum(inputs * outputs for inputs, outputs in shapes)
-    return loops * flops / _seconds(run, operands)
+    products = dense_products(layers, batch_size)
+    compute = training_products(products, loops, members=members, mesh=mesh, dtype=dtype)
+    return loops * members * sum(one.flops for one in products) / _seconds(compute)
 
 
-def training_products(products: Sequence[Product], steps: int) -> Callable[[], None]:
-    """The matrix products of training one model, and nothing else.
+def training_products(
+    products: Sequence[Product],
+    steps: int,
+    *,
+    members: int | None = None,
+    mesh: sharding.Mesh | None = None,
+    dtype: DTypeLike = jnp.float32,
+) -> Callable[[], None]:
+    """The matrix products of training, and nothing else.
 
     As `Product` has them: of every layer forward, for its weights, and for its inputs unless
-    they are data. A layer waits for the products of the layer before, as in training.
+    they are data. A layer waits for the products of the layer before, as in training. The
+    gradient of the weights needs the inputs transposed, which are at hand: to transpose them is
+    no product, and of a batch of matrices it takes as long as one on a CPU.
 
     Args:
-        products: of a step.
+        products: of a step of one model.
         steps: how often.
+        members: models side by side, each product batched over them; a single one without it.
+        mesh: whose devices the members are spread over.
+        dtype: of the numbers.
 
     Returns:
         What computes them all, compiled at its first call.
     """
-    operands = [
-        (jnp.ones((one.rows, one.inputs)), jnp.full((one.inputs, one.outputs), 1 / one.inputs))
-        for one in products
-    ]
+    operands = _operands(products, members, dtype)
+    if mesh is not None:
+        operands = sharding.place(jax.device_get(operands), mesh, split=True)
     kinds = tuple((one.times, one.is_of_data) for one in products)
 
     def compute() -> None:
         jax.block_until_ready(_products(operands, kinds, steps))
 
     return compute
+
+
+def _operands(
+    products: Sequence[Product], members: int | None = None, dtype: DTypeLike = jnp.float32
+) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """Of each layer its inputs, the same transposed, and its weights."""
+    lead = () if members is None else (members,)
+    return [
+        (
+            jnp.ones((*lead, one.rows, one.inputs), dtype),
+            jnp.ones((*lead, one.inputs, one.rows), dtype),
+            jnp.full((*lead, one.inputs, one.outputs), 1 / one.inputs, dtype),
+        )
+        for one in products
+    ]
 
 
 def square_products(flops: int, side: int = SQUARE) -> tuple[Callable[[], None], int]:
@@ -256,36 +264,50 @@ def square_products(flops: int, side: int = SQUARE) -> tuple[Callable[[], None],
 
 @partial(jax.jit, static_argnames=("kinds", "steps"))
 def _products(operands: list[Any], kinds: tuple[tuple[int, bool], ...], steps: int) -> jax.Array:
+    """Of one model, or of members in a leading axis of every operand."""
+    of_one = partial(_products_of_one, kinds=kinds, steps=steps)
+    has_members = operands[0][0].ndim == 3
+    return (jax.vmap(of_one) if has_members else of_one)(operands)
+
+
+def _products_of_one(
+    operands: list[Any], kinds: tuple[tuple[int, bool], ...], steps: int
+) -> jax.Array:
     def of_layer(
-        _: int, total: jax.Array, *, x: jax.Array, w: jax.Array, is_of_data: bool
+        _: int,
+        total: jax.Array,
+        *,
+        x: jax.Array,
+        x_transposed: jax.Array,
+        w: jax.Array,
+        is_of_data: bool,
     ) -> jax.Array:
         # Each waits for the one before, by the operand that is cheaper to write anew.
         x, w = (x + total, w) if x.size < w.size else (x, w + total)
         y = x @ w
-        made = [y, x.T @ y, *([] if is_of_data else [y @ w.T])]
+        made = [y, x_transposed @ y, *([] if is_of_data else [y @ w.T])]
         # Without the barrier only the numbers that are read would be computed.
         made = jax.lax.optimization_barrier(made)
         return 1e-30 * jnp.stack([one[0, 0] for one in made]).sum()
 
     def once(total: jax.Array, _: None) -> tuple[jax.Array, None]:
-        for (x, w), (times, is_of_data) in zip(operands, kinds, strict=True):
-            again = partial(of_layer, x=x, w=w, is_of_data=is_of_data)
+        for (x, x_t, w), (times, is_of_data) in zip(operands, kinds, strict=True):
+            again = partial(of_layer, x=x, x_transposed=x_t, w=w, is_of_data=is_of_data)
             # XLA makes no loop of a single time.
             total = jax.lax.fori_loop(0, times, again, total)
         return total, None
 
-    return jax.lax.scan(once, jnp.zeros(()), length=steps)[0]
+    return jax.lax.scan(once, jnp.zeros((), operands[0][0].dtype), length=steps)[0]
 
 
 def copy_ceiling(floats: int = COPY_FLOATS, loops: int = 20) -> float:
     """Bytes per second that a large array is read and written at."""
     run = jax.jit(lambda x: jax.lax.fori_loop(0, loops, lambda _, x: x + 1, x))
-    return loops * 2 * FLOAT_BYTES * floats / _seconds(run, jnp.zeros(floats))
+    x = jnp.zeros(floats)
+    return loops * 2 * FLOAT_BYTES * floats / _seconds(lambda: jax.block_until_ready(run(x)))
 
 
-def _seconds(run: Callable[[Any], Any], argument: Any, calls: int = 5) -> float:
+def _seconds(work: Callable[[], object], calls: int = 5) -> float:
     """The median time of a call, after one that compiles."""
-    jax.block_until_ready(run(argument))
-    return statistics.median(
-        seconds_of(lambda: jax.block_until_ready(run(argument))) for _ in range(calls)
-    )
+    work()
+    return statistics.median(seconds_of(work) for _ in range(calls))

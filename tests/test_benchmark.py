@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 import math
 import os
@@ -642,17 +643,28 @@ def test_the_flops_are_those_that_xla_counts():
     assert flops < counted < 1.1 * flops, (flops, counted)
 
 
-def test_the_products_of_training_are_all_computed():
-    layers = _benchmark_cost.layers_of(784, (400,), 20)
-    shapes = [*layers.encoder, *layers.decoder]
-    operands = [(jnp.ones((128, a)), jnp.ones((a, b))) for a, b in shapes]
-    kinds = tuple((1, index == 0) for index in range(len(shapes)))
+@pytest.mark.parametrize("members", [None, 5])
+@pytest.mark.parametrize(("layers", "batch"), [((784, (400,), 20), 128), ((13, (32,), 2), 32)])
+def test_the_products_of_training_are_all_computed_and_little_else(layers, batch, members):
+    """Of MNIST's model and of Wine's, alone and side by side."""
+    products = _benchmark_cost.dense_products(_benchmark_cost.layers_of(*layers), batch)
+    operands = _benchmark_cost._operands(products, members)
+    kinds = tuple((one.times, one.is_of_data) for one in products)
     compiled = _benchmark_cost._products.lower(operands, kinds, steps=1).compile()
     costs = compiled.cost_analysis()
     assert costs is not None
-    flops, _ = _benchmark_cost.step_cost(layers, 128)
+    models = members or 1
+    flops = models * _benchmark_cost.step_cost(_benchmark_cost.layers_of(*layers), batch).flops
     # The rest is what makes a step wait for the one before.
     assert flops < costs["flops"] < 1.01 * flops
+    # A product reads two matrices and writes one. To write what waits anew is few more bytes;
+    # were all operands written anew, it would be more than half as many.
+    numbers = sum(
+        (2 if is_of_data else 3) * (rows * inputs + inputs * outputs + rows * outputs)
+        for rows, inputs, outputs, _, is_of_data in products
+    )
+    moved = models * _benchmark_cost.FLOAT_BYTES * numbers
+    assert moved < costs["bytes accessed"] < 1.1 * moved
 
 
 def test_a_profile_knows_what_the_instructions_are():
@@ -888,7 +900,7 @@ def test_a_recurrence_computes_its_products_at_every_time():
     once, thrice = (_benchmark_cost.Product(7, 4, 5, times=times) for times in (1, 3))
     assert (once.flops, thrice.flops) == (6 * 7 * 20, 3 * 6 * 7 * 20)
     # A step of it is one product with what an identity makes of it, again and again.
-    operands = [(jnp.ones((7, 4)), jnp.full((4, 5), 1 / 4))]
+    operands = _benchmark_cost._operands([thrice])
     program = _benchmark_cost._products.lower(operands, ((3, False),), steps=2).as_text()
     assert len(re.findall(r"stablehlo\.dot_general", program)) == 3
     assert "dense<3> : tensor<i32>" in program  # the end of the loop
@@ -920,10 +932,21 @@ def test_the_products_of_a_convolution_are_those_of_the_network():
     assert work.cost.bytes == 4 * numbers
 
 
-def test_the_ceilings_are_rates():
+def test_the_ceilings_are_what_was_done_in_the_median_time(monkeypatch):
+    seconds = itertools.cycle([0.1, 2.0, 9.0, 2.0, 0.3])
+    worked = []
+
+    def slow(work):
+        worked.append(work())
+        return next(seconds)
+
+    monkeypatch.setattr(_benchmark_cost, "seconds_of", slow)
     layers = _benchmark_cost.layers_of(64, (32,), 2)
-    assert 1e6 < _benchmark_cost.matmul_ceiling(layers, 16, members=2, loops=3) < 1e14
-    assert 1e7 < _benchmark_cost.copy_ceiling(2**16, loops=3) < 1e14
+    step = _benchmark_cost.step_cost(layers, 16).flops
+    rate = _benchmark_cost.matmul_ceiling(layers, 16, members=2, loops=3, dtype="bfloat16")
+    assert rate == pytest.approx(3 * 2 * step / 2)
+    assert _benchmark_cost.copy_ceiling(2**10, loops=3) == pytest.approx(3 * 8 * 2**10 / 2)
+    assert len(worked) == 10
 
 
 @pytest.mark.slow
