@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import mnist
-from experiments._benchmark_instructions import instruction_seconds, kinds_of
+from experiments._benchmark_instructions import Weights, instruction_seconds, kinds_of
 from experiments._benchmark_job import begin, check_counts, files_of, subject
 from experiments._benchmark_model import OneModel, begin_model, checked, widths_of
 from experiments._benchmark_sweep import Sweep, model_of, resolved
@@ -60,13 +60,13 @@ class Program(NamedTuple):
     Attributes:
         text: as XLA writes it.
         call: it once, and wait for it.
-        weights: shapes of the parameters in it, and of their gradients.
+        weights: how it holds the parameters, their gradients and moments.
         members: that its seconds are divided by.
     """
 
     text: str
     call: Callable[[], object]
-    weights: set[tuple[int, ...]]
+    weights: Weights
     members: int = 1
 
 
@@ -140,8 +140,9 @@ def run(config: Profile) -> None:
         "instruction to its end: one that the threads share counts once, two that run beside "
         "each other both count, so that they do not add up to the whole. An instruction that "
         "fuses several operations counts as the first of: matrix product, gathering, random "
-        "numbers, exp or log; then, if it makes an array of a weight's shape, Adam or, if it "
-        "multiplies nothing, a copy.",
+        "numbers, exp or log; then, if it makes an array of a weight's shape, or makes or reads "
+        "the vector that a table's models are updated in, Adam or, if it multiplies nothing, a "
+        "copy.",
         *(_listed(name if several else "", one) for name, one in found.items()),
     )
     print(f"{about.files.name}.json and .md are in {about.files.parent}")
@@ -217,7 +218,7 @@ def _single(config: Profile) -> Subject:
         begun.images,
         f"VAE {widths_of(config, begun.pixels)} on {begun.images.name}, batch {batch}",
         f"An epoch of {begun.steps * batch} images",
-        {"single": Program(str(epoch.as_text()), once, shapes_of(problem.params))},
+        {"single": Program(str(epoch.as_text()), once, Weights(shapes_of(problem.params)))},
     )
 
 
@@ -234,13 +235,12 @@ def _tabular(config: Profile) -> Subject:
         arguments = (population, started.members, started.data, started.test)
         population, _ = jax.block_until_ready(started.epoch(*arguments))
 
-    # As they are on each device: of all its members, and in the one vector that Adam updates.
-    on_device = jax.tree.leaves(started.population.train.params)[0].sharding.num_devices
-    shapes = [leaf.shape for leaf in jax.tree.leaves(started.population.train.params)]
-    share = shapes[0][0] // on_device
-    weights = {(share, *shape[1:]) for shape in shapes}
-    total = sum(math.prod(shape[1:]) for shape in shapes)
-    program = Program(str(started.epoch.as_text()), once, weights | {(share, total)})
+    # As they are on each device: a share of the members, in the one vector that Adam updates.
+    leaves = jax.tree.leaves(started.population.train.params)
+    on_device = leaves[0].sharding.num_devices
+    vector = (sum(math.prod(leaf.shape[1:]) for leaf in leaves),)
+    weights = Weights({vector}, len(leaves[0]) // on_device, is_flat=True)
+    program = Program(str(started.epoch.as_text()), once, weights)
     title = f"{models} models of a table at once, {ours.task.title}, batch {ours.task.batch_size}"
     call = f"{ours.task.passes} epochs of all, spread over {on_device} devices, and an evaluation"
     return Subject("profile-tabular", files, None, title, call, {"vmap": program})
@@ -278,7 +278,7 @@ def _sweep(config: Profile) -> Subject:
         name: Program(
             trial.program_text(),
             trial.epoch,
-            alone | {(trial.size, *shape) for shape in alone},
+            Weights(alone, trial.size),
             trial.size,
         )
         for name, trial in trials.items()

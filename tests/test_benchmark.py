@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,6 +43,7 @@ from experiments import (
 from experiments._benchmark_cost import PRODUCTS
 from experiments._benchmark_evaluation import Evaluation
 from experiments._benchmark_growth import Growth
+from experiments._benchmark_instructions import OPTIMISER, Weights
 from experiments._benchmark_job import Goal, environment
 from experiments._benchmark_profile import Profile
 from experiments._benchmark_single import Single
@@ -55,6 +57,7 @@ from experiments.benchmark import Config
 from vae_jax.data import lengths_of, load_images, load_sentences
 from vae_jax.model import batch_elbo_terms
 from vae_jax.text import make_text_vae
+from vae_jax.train import flat
 from vae_jax.types import Hyper
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -674,10 +677,43 @@ def test_a_profile_knows_what_the_instructions_are():
 
     arguments = jnp.ones((50, 30)), jnp.ones((40, 50)), jnp.arange(20)
     program = str(jax.jit(step).lower(*arguments).compile().as_text())
-    kinds = _benchmark_instructions.kinds_of(program, {(50, 30)})
+    kinds = _benchmark_instructions.kinds_of(program, Weights({(50, 30)}))
     assert set(kinds.values()) >= {PRODUCTS, _benchmark_instructions.GATHER}
     # Two products, each by itself or with what is fused to it.
     assert sum(kind == PRODUCTS for kind in kinds.values()) >= 2
+
+
+@pytest.mark.parametrize("lead", [(), (6,), (2, 3)])
+def test_a_profile_knows_adam_by_its_one_vector(lead):
+    """Of one model, and of several that stand side by side in one axis or in two."""
+    optimizer = flat(optax.adam)(0.1)
+    params = {"kernel": jnp.ones((*lead, 4, 5)), "bias": jnp.ones((*lead, 5))}
+
+    def step(params, state, x):
+        gradients = jax.grad(lambda one: jnp.sum((x @ one["kernel"] + one["bias"][None]) ** 3))(
+            params
+        )
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), state
+
+    init = optimizer.init
+    for _ in lead:
+        step, init = jax.vmap(step, in_axes=(0, 0, None)), jax.vmap(init)
+    # As many examples as a weight has rows: the outputs have its shape, and are none.
+    program = jax.jit(step).lower(params, init(params), jnp.ones((4, 4))).compile()
+    text = str(program.as_text())
+    weights = Weights({(25,)}, math.prod(lead), is_flat=True)
+    kinds = _benchmark_instructions.kinds_of(text, weights)
+    of_adam = [name for name, kind in kinds.items() if kind == OPTIMISER]
+    shapes = {
+        tuple(map(int, sizes.split(",")))
+        for name in of_adam
+        for sizes in re.findall(rf"%{re.escape(name)} = \(?f32\[([\d,]+)\]", text)
+    }
+    # Moments and steps in the vector, and the weights that are cut out of it.
+    assert shapes >= {(*lead, 25), (*lead, 4, 5), (*lead, 5)}
+    others = _benchmark_instructions.kinds_of(text, weights._replace(shapes={(26,)}))
+    assert OPTIMISER not in others.values()
 
 
 def test_a_profile_tells_what_moves_weights_and_what_a_gpu_s_library_does():
@@ -693,11 +729,11 @@ def test_a_profile_tells_what_moves_weights_and_what_a_gpu_s_library_does():
             "}",
         ]
     )
-    assert _benchmark_instructions.kinds_of(program, {(4, 5)}) == {
+    assert _benchmark_instructions.kinds_of(program, Weights({(4, 5)})) == {
         "gemm.1": PRODUCTS,
         "sort.1": _benchmark_instructions.NOISE,
         "copy.1": _benchmark_instructions.COPIES,
-        "step.1": _benchmark_instructions.OPTIMISER,
+        "step.1": OPTIMISER,
         "other.1": _benchmark_instructions.REST,
     }
 
@@ -754,6 +790,9 @@ def test_the_models_of_a_table_are_profiled(tmp_path, monkeypatch):
     # Ten epochs of four steps, 32 of the 142 rows each, on every device.
     called = {one["calls"] for one in profiled["instructions"] if one["kind"] == PRODUCTS}
     assert any(calls % 40 == 0 for calls in called)
+    # Adam's one vector of every model is updated in each of the steps.
+    adam = [one["calls"] for one in profiled["instructions"] if one["kind"] == OPTIMISER]
+    assert any(calls % 40 == 0 for calls in adam)
     assert "25 models of a table" in markdown
 
 
