@@ -31,6 +31,7 @@ from experiments._peers_pythae import import_pythae, pythae_vae
 from experiments._run import check
 from experiments._timing import (
     Bystanders,
+    against_first,
     alternate,
     compared,
     machine,
@@ -217,7 +218,8 @@ def run(config: Evaluation) -> None:
     )
     seconds = {name.replace(" ", "_"): np.array(turns[name]) for name in turns}
     what = "seconds an image on the CPU: median, range, and every turn"
-    figures.save(single_figure(title, turns, what), files.with_suffix(".png"), **seconds)
+    figure = single_figure(title, turns, what, others=against_first(turns))
+    figures.save(figure, files.with_suffix(".png"), **seconds)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
 
 

@@ -8,7 +8,7 @@ the bound. This measures both ways, in turns.
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,14 +27,18 @@ from experiments._run import check
 from experiments._sweep import Task
 from experiments._timing import (
     Bystanders,
+    Turns,
+    against_first,
     alternate,
     compared,
     machine,
     ratio_in_words,
     seconds_of,
+    single_figure,
     spread,
     write_results,
 )
+from vae_jax import figures
 from vae_jax.model import VAE
 from vae_jax.objectives import elbo
 from vae_jax.preprocess import intensities
@@ -81,10 +85,11 @@ def run(config: Panels) -> None:
     fits = len(pixels.train) >= BATCH_SIZE
     check(fits, "--images", len(pixels.train), f"{BATCH_SIZE} training images are needed")
     result = {**subject("panels", config, None), "dataset": pixels.name, **measure(config, pixels)}
+    title = f"{pixels.name}, 784-{pixels.hidden}-z for z = {', '.join(map(str, sizes))}"
     ratio = result["padded_over_own"]
     write_results(
         files,
-        f"{pixels.name}, 784-{pixels.hidden}-z for z = {', '.join(map(str, sizes))}, CPU",
+        f"{title}, CPU",
         result,
         [
             {
@@ -102,7 +107,21 @@ def run(config: Panels) -> None:
         "the time has the evaluation after each epoch in it. Both ways draw other first weights, "
         "so their bounds agree but for the seed.",
     )
-    print(f"{files.name}.json and .md are in {files.parent}")
+    seconds = drawn(result)
+    what = "seconds for a million points on the CPU: median, range, and every turn"
+    figure = single_figure(title, seconds, what, others=against_first(seconds))
+    arrays = {way.replace(" ", "_"): np.array(own) for way, own in seconds.items()}
+    figures.save(figure, files.with_suffix(".png"), **arrays)
+    print(f"{files.name}.json, .md and .png are in {files.parent}")
+
+
+def drawn(result: Mapping[str, Any]) -> dict[str, Turns]:
+    """The turns of both ways, seconds for a million points, of what `measure` found."""
+    millions = result["points_per_turn"] / MILLION
+    return {
+        way: [[call / millions for call in turn] for turn in one["seconds"]]
+        for way, one in result["ways"].items()
+    }
 
 
 OWN, PADDED = "programs of their own", "padded and masked"

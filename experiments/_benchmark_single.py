@@ -43,6 +43,7 @@ from experiments._peers_pythae import import_pythae, pythae_peer
 from experiments._timing import (
     Bystanders,
     Turns,
+    against_first,
     alternate,
     compared,
     machine,
@@ -238,7 +239,8 @@ def _write(
         ),
     )
     seconds = {name.replace(" ", "_"): np.array(turns[name]) for name in turns}
-    figures.save(single_figure(title, turns), begun.files.with_suffix(".png"), **seconds)
+    figure = single_figure(title, turns, others=against_first(turns))
+    figures.save(figure, begun.files.with_suffix(".png"), **seconds)
     print(f"{begun.files.name}.json, .md and .png are in {begun.files.parent}")
 
 

@@ -135,7 +135,8 @@ def run(config: Startup) -> None:
         said_of(goals),
     )
     seconds = {name.replace(" ", "_"): np.array(own) for name, own in turns.items()}
-    figure = single_figure(title, turns, "seconds on the CPU: median, range, and every turn")
+    what = "seconds on the CPU: median, range, and every turn"
+    figure = single_figure(title, turns, what, others=others)
     figures.save(figure, files.with_suffix(".png"), **seconds)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
 

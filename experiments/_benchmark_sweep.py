@@ -41,6 +41,7 @@ from experiments._run import UsageError, check
 from experiments._sweep import Task
 from experiments._timing import (
     Bystanders,
+    against_first,
     alternate,
     compared,
     machine,
@@ -274,7 +275,7 @@ def run(config: Sweep) -> None:
     )
     times = {name: np.array(turns[name]) for name in turns}
     what = "seconds per member and epoch on the CPU: median, range, and every epoch"
-    figure = single_figure(title, turns, what)
+    figure = single_figure(title, turns, what, others=against_first(turns))
     figures.save(figure, files.with_suffix(".png"), **times)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
 

@@ -250,7 +250,8 @@ def run(config: Tabular) -> None:
     seconds = {name.replace(" ", "_"): np.array(own) for name, own in times.items()}
     what = "seconds a model on the CPU: median, range, and every turn"
     names = {OURS: f"vae_jax, {models} at once", "once compiled": ONCE, "torch": "PyTorch loop"}
-    figure = single_figure(title, {told: times[name] for name, told in names.items()}, what)
+    drawn = {told: times[name] for name, told in names.items()}
+    figure = single_figure(title, drawn, what, others={names["torch"]: names[OURS]})
     figures.save(figure, files.with_suffix(".png"), **seconds)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
 

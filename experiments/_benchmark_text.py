@@ -28,6 +28,7 @@ from experiments._peers_text import TorchSentences
 from experiments._run import check
 from experiments._timing import (
     Bystanders,
+    against_first,
     alternate,
     compared,
     machine,
@@ -187,7 +188,8 @@ def run(config: Text) -> None:
         said_of(goals),
     )
     seconds = {name.replace(" ", "_"): np.array(turns[name]) for name in turns}
-    figures.save(single_figure(title, turns), files.with_suffix(".png"), **seconds)
+    figure = single_figure(title, turns, others=against_first(turns))
+    figures.save(figure, files.with_suffix(".png"), **seconds)
     print(f"{files.name}.json, .md and .png are in {files.parent}")
 
 

@@ -8,8 +8,9 @@ import platform
 import re
 import statistics
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from vae_jax import figures, sharding
 Turns = list[list[float]]
 # Processors kept busy by others: more is worth a warning.
 QUIET = 0.1
+# Letters in a line of a figure: of the name of a row, and of the one that it is compared with,
+# which is as wide as the numbers above it.
+LABEL_WIDTH, NAME_WIDTH = 28, 20
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -195,15 +199,32 @@ def write_results(
     print_table(title, columns, cells)
 
 
+def against_first(rows: Iterable[str]) -> dict[str, str]:
+    """That every row but the first is compared with it, as `single_figure` is told."""
+    first, *others = rows
+    return dict.fromkeys(others, first)
+
+
 def single_figure(
     title: str,
     turns: Mapping[str, Turns],
     what: str = "seconds per epoch on the CPU: median, range, and every epoch",
+    *,
+    others: Mapping[str, str] | None = None,
 ) -> Figure:
-    """A row for each peer, the first in a colour of its own: range, every epoch, and median."""
+    """A row for each peer, the first in a colour of its own: range, every epoch, and median.
+
+    Args:
+        title: above.
+        turns: of each row, by its name.
+        what: the times are, below.
+        others: rows that some are compared with, by their names: how many times as long these
+            take (`compared`) is written beside them, of the first row or else of the one named.
+    """
     figure = Figure(figsize=(6.0, 1.0 + 0.5 * len(turns)), layout="constrained")
     axes = figure.add_subplot()
-    for row, seconds in enumerate(turns.values()):
+    first, *_ = turns
+    for row, (name, seconds) in enumerate(turns.items()):
         times = flat(seconds)
         median = statistics.median(times)
         color = figures.BLUE if row == 0 else figures.VERMILION
@@ -213,14 +234,30 @@ def single_figure(
         above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
         told = f"{median:.2f} s" if median >= 1 else f"{median:.3g} s"
         axes.annotate(told, (median, row), fontsize=8, **above)
-    axes.set_yticks(range(len(turns)), list(turns), fontsize=9)
+        other = (others or {}).get(name)
+        if other is not None:
+            named = [] if other == first else textwrap.wrap(f"of {other}", NAME_WIDTH)
+            beside = "\n".join([_times_as_long(compared(seconds, turns[other])), *named])
+            right = {"transform": axes.get_yaxis_transform(), "va": "center"}
+            axes.text(1.02, row, beside, fontsize=8, color="0.3", **right)
+    if others:
+        what += f"\nx: times as long as {first}, median and range within a turn"
+    wrapped = [textwrap.fill(name, LABEL_WIDTH) for name in turns]
+    axes.set_yticks(range(len(turns)), wrapped, fontsize=9)
     axes.set_ylim(len(turns) - 0.5, -0.7)  # the first row on top
     axes.set_xlim(0, 1.1 * max(max(flat(seconds)) for seconds in turns.values()))
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(what, fontsize=8)
-    axes.set_title(title, loc="left", fontsize=9)
+    # Of the figure's width, not of the axes': names and ratios may leave these little.
+    figure.supxlabel(what, fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     return figure
+
+
+def _times_as_long(ratio: Mapping[str, float]) -> str:
+    """`1.51x (1.33–1.54)`: the median and the range of what `compared` found."""
+    middle, low, high = (ratio[f"{which}_of_turn_ratios"] for which in ("median", "min", "max"))
+    return f"{middle:.2f}x ({low:.2f}–{high:.2f})"

@@ -409,6 +409,29 @@ def test_the_figure_shows_every_peer():
     assert axes.get_xlim()[0] == 0  # lengths may be compared by eye
 
 
+def test_the_figure_says_how_many_times_as_long_a_row_takes():
+    turns = {"ours": [[1.0], [2.0]], "theirs": [[3.0], [4.0]], "a name " * 6: [[1.5], [4.0]]}
+    *_, long = turns
+    others = {"theirs": "ours", long: "theirs"}
+    figure = _timing.single_figure("a title that is as long as names", turns, others=others)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axes,) = figure.axes
+    beside = [text for text in axes.texts if "x (" in text.get_text()]
+    # Of the turns: 3 and 2 times, 0.5 and 1 times. The reference is named if it is not the first.
+    told = ["2.50x (2.00\u20133.00)", "0.75x (0.50\u20131.00)\nof theirs"]
+    assert [text.get_text() for text in beside] == told
+    assert "x: times as long as ours" in figure.get_supxlabel()
+    # All that is written is within the figure, and no ratio is on the axes.
+    renderer = canvas.get_renderer()
+    labels = [*axes.get_yticklabels(), *axes.texts, *figure.texts]
+    for extent in (label.get_window_extent(renderer) for label in labels):
+        assert figure.bbox.x0 <= extent.x0 < extent.x1 <= figure.bbox.x1
+    ends = axes.get_window_extent(renderer).x1
+    assert all(text.get_window_extent(renderer).x0 > ends for text in beside)
+    assert _timing.against_first(turns) == {"theirs": "ours", long: "ours"}
+
+
 def test_without_torch_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UsageError, match=r"^[^\n]*pip install 'vae_jax\[bench\]'$"):

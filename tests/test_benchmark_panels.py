@@ -106,6 +106,10 @@ def test_both_ways_are_measured(tmp_path):
     table = (tmp_path / "benchmark" / "panels-cpu.md").read_text("utf-8")
     assert table.startswith("# digits, 784-500-z for z = 2, 3, CPU")
     assert "| padded and masked |" in table
+    with np.load(tmp_path / "benchmark" / "panels-cpu.npz") as arrays:
+        drawn = np.median(arrays["padded_and_masked"])
+    assert drawn == pytest.approx(per_million[1])
+    assert (tmp_path / "benchmark" / "panels-cpu.png").is_file()
 
 
 @pytest.mark.parametrize(
