@@ -24,7 +24,7 @@ from experiments._benchmark_cost import (
     limits_of,
     square_products,
 )
-from experiments._benchmark_job import Goal, Job, begin, check_counts, said_of, subject
+from experiments._benchmark_job import Goal, Job, OnCpu, begin, check_counts, said_of, subject
 from experiments._benchmark_page import in_json, measured_of
 from experiments._peers import OURS, compiled_for, import_torch
 from experiments._peers_pythae import import_pythae, pythae_vae
@@ -57,7 +57,7 @@ PEER_BATCH = 100  # pythae's default
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation(Job):
+class Evaluation(OnCpu, Job):
     """log p(x) of MNIST's test images with 5,000 samples, of 784-200-200-50.
 
     Against matrix products of the same shapes and number, and pythae's `get_nll` on a few of

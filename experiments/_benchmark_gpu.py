@@ -66,7 +66,7 @@ def run(config: Sweep, torch_device: str = "cuda") -> None:
         UsageError: if a setting, the data, the device or the folder does not allow it.
     """
     config = resolved(config)
-    files, images = begin("sweep", config, has_gpu=True)
+    files, images = begin("sweep", config)
     torch = import_torch()
     if torch_device == "cuda":
         if not torch.cuda.is_available():

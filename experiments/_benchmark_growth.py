@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments._benchmark_job import (
-    Output,
+    OnCpu,
     check_counts,
     environment,
     files_of,
@@ -49,7 +49,7 @@ FAR = ((1_000, 1), (10_000, 1), (10_000, 16), (100_000, 128))
 
 
 @dataclasses.dataclass(frozen=True)
-class Growth(Output):
+class Growth(OnCpu):
     """How time and memory grow with the members of a sweep and the rows of its data.
 
     Small fully connected VAEs on generated rows, on the CPU, one member after the other: time

@@ -135,6 +135,14 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
+class OnCpu(Output):
+    """What a job has to be told that has nothing to measure on a GPU; stands before other bases."""
+
+    device: Literal["cpu"] = "cpu"
+    """What is measured; JAX must be running on it."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Job(Output):
     """What a job on images has to be told as well."""
 
@@ -156,13 +164,13 @@ def check_counts(config: Output, *fields: str) -> None:
             check(value >= 1, flag_of(field), value, "a whole number of 1 or more is needed")
 
 
-def begin(job: str, config: Job, *, has_gpu: bool = False) -> tuple[Path, ImageData]:
+def begin(job: str, config: Job) -> tuple[Path, ImageData]:
     """Where to write, as `files_of` says, and the data.
 
     Raises:
         UsageError: if the device, the folder or an earlier result does not allow it.
     """
-    files = files_of(job, config, has_gpu=has_gpu)
+    files = files_of(job, config)
     images = load_images(config.dataset, config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
@@ -170,19 +178,17 @@ def begin(job: str, config: Job, *, has_gpu: bool = False) -> tuple[Path, ImageD
     return files, images
 
 
-def files_of(job: str, config: Output, *, has_gpu: bool = False) -> Path:
+def files_of(job: str, config: Output) -> Path:
     """Where a job writes, without an ending and known to be writable.
 
     Args:
         job: its name.
         config: of it.
-        has_gpu: whether there is something in it to measure on a GPU.
 
     Raises:
         UsageError: if the device, the folder or an earlier result does not allow it.
     """
     device = config.device
-    check(has_gpu or device == "cpu", "--device", device, f"{job} measures the CPU alone")
     backend = jax.default_backend()
     if device == "cpu":
         needed = "the CPU is measured, JAX_PLATFORMS=cpu is needed"

@@ -98,14 +98,14 @@ def checked(config: SomeModel) -> SomeModel:
     return sized
 
 
-def begin_model(job: str, config: OneModel, *, has_gpu: bool = False) -> Begun:
+def begin_model(job: str, config: OneModel) -> Begun:
     """Load the data of a checked configuration, and make the model.
 
     Raises:
         UsageError: if the data or the folder does not allow it.
     """
     job = job if config.network == "mlp" else f"{job}-{config.network}"
-    files, images = begin(job, config, has_gpu=has_gpu)
+    files, images = begin(job, config)
     batch, total = config.batch_size, len(images.train_images)
     check(batch <= total, "--batch-size", batch, f"at most the {total} images of {images.name}")
     return Begun(job, files, images, problem_of(config, images.train_images))

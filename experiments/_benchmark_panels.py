@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments._aevb import BATCH_SIZE, Pixels, adagrad_with_prior, build_vae, load_pixels
-from experiments._benchmark_job import Job, check_counts, files_of, subject
+from experiments._benchmark_job import Job, OnCpu, check_counts, files_of, subject
 from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_trial import Trial
 from experiments._grid import Axis, grid
@@ -50,7 +50,7 @@ MILLION = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
-class Panels(Job):
+class Panels(OnCpu, Job):
     """The latent sizes of figure 2 of arXiv 1312.6114, each a program, or padded and masked as one.
 
     The MNIST panels of `experiments.aevb` by AEVB, on the CPU, one member after the other: how

@@ -200,7 +200,7 @@ def profiled(program: Program, config: Profile) -> dict[str, Any]:
 def _single(config: Profile) -> Subject:
     """One model, as `single` trains it."""
     config = checked(config)
-    begun = begin_model("profile", config, has_gpu=True)
+    begun = begin_model("profile", config)
     problem, batch = begun.problem, config.batch_size
     trainer = trainer_of(problem.vae, batch)
     hyper = jax.tree.map(jnp.float32, Hyper(learning_rate=LEARNING_RATE))
@@ -225,7 +225,7 @@ def _single(config: Profile) -> Subject:
 def _tabular(config: Profile) -> Subject:
     """The models of `tabular`, between two of their reports."""
     ours = OurSweep()  # first, for it says how many devices JAX starts with
-    files = files_of("profile-tabular", config, has_gpu=True)
+    files = files_of("profile-tabular", config)
     started = ours.start()
     models = len(ours.task.members)
     population = started.population
@@ -248,7 +248,7 @@ def _tabular(config: Profile) -> Subject:
 
 def _sweep(config: Profile) -> Subject:
     """A member of the population that `sweep` trains, and the model alone."""
-    files, images = begin("profile-sweep", config, has_gpu=True)
+    files, images = begin("profile-sweep", config)
     on_cpu = config.device == "cpu"
     size = config.members or (24 if on_cpu else GPU_MEMBERS)
     settings = resolved(

@@ -16,7 +16,7 @@ from experiments._benchmark_cost import (
     limits_of,
     training_products,
 )
-from experiments._benchmark_job import Goal, check_counts, said_of, subject
+from experiments._benchmark_job import Goal, OnCpu, check_counts, said_of, subject
 from experiments._benchmark_model import (
     Begun,
     OneModel,
@@ -117,7 +117,7 @@ PEERS = {"mlp": MLP_PEERS, "conv": CONV_PEERS}
 
 
 @dataclasses.dataclass(frozen=True)
-class Single(OneModel):
+class Single(OnCpu, OneModel):
     """Time per epoch of one VAE, against PyTorch, a plain JAX loop, and for `mlp` pythae.
 
     All start from the same weights and train the same model with the same optimiser, in

@@ -14,6 +14,7 @@ import numpy as np
 from experiments._benchmark_job import (
     Goal,
     Job,
+    OnCpu,
     begin,
     check_counts,
     data_arguments,
@@ -44,7 +45,7 @@ PEAK_EPOCHS = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Startup(Job):
+class Startup(OnCpu, Job):
     """Time from the start of `python -m experiments.mnist` to its first finished epoch.
 
     With an empty and with a filled compilation cache; the time of importing the library beside

@@ -21,7 +21,7 @@ from experiments._benchmark_cost import (
 )
 from experiments._benchmark_job import (
     Goal,
-    Output,
+    OnCpu,
     check_counts,
     environment,
     files_of,
@@ -95,7 +95,7 @@ LARGE_FITS = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Tabular(Output):
+class Tabular(OnCpu):
     """5 betas x 10 seeds x 5 folds of Wine as one program, beside a PyTorch loop for each model.
 
     And the scikit-learn estimator: its first and later fits of Wine, and a large table. Needs

@@ -19,7 +19,7 @@ from experiments._benchmark_cost import (
     limits_of,
     training_products,
 )
-from experiments._benchmark_job import Goal, Output, check_counts, files_of, said_of, subject
+from experiments._benchmark_job import Goal, OnCpu, check_counts, files_of, said_of, subject
 from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_single import USUAL_EPOCHS, seconds_in_words, total_seconds
 from experiments._noise import elbo_of
@@ -47,7 +47,7 @@ TORCH = "torch eager"
 
 
 @dataclasses.dataclass(frozen=True)
-class Text(Output):
+class Text(OnCpu):
     """Time per epoch of one sentence VAE, against the same model in PyTorch.
 
     Both start from the same weights and train on the same minibatches of similar lengths, in

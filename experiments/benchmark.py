@@ -25,7 +25,7 @@ from experiments import _benchmark_startup as startup
 from experiments import _benchmark_sweep as sweep_cpu
 from experiments import _benchmark_tabular as tabular
 from experiments import _benchmark_text as sentences
-from experiments._benchmark_job import Output, compiled_anew
+from experiments._benchmark_job import OnCpu, Output, compiled_anew
 from experiments._benchmark_page import gather
 from experiments._run import UsageError, check, main
 
@@ -39,12 +39,10 @@ class Kind(NamedTuple):
     Attributes:
         run: the job.
         flags: of each of its runs in `all`, by the name of the file.
-        has_gpu: whether there is something in it to measure on a GPU.
     """
 
     run: Callable[[Any], None]
     flags: dict[str, tuple[str, ...]]
-    has_gpu: bool = False
 
 
 def run_sweep(config: sweep_cpu.Sweep) -> None:
@@ -55,9 +53,9 @@ def run_sweep(config: sweep_cpu.Sweep) -> None:
 # A new job is a row here, in the order of `all`. Its word is the name of its settings.
 KINDS: dict[type[Output], Kind] = {
     single.Single: Kind(single.run, {"single": (), "single-conv": CONV}),
-    profile.Profile: Kind(profile.run, profile.RUNS, has_gpu=True),
+    profile.Profile: Kind(profile.run, profile.RUNS),
     startup.Startup: Kind(startup.run, {"startup": ()}),
-    sweep_cpu.Sweep: Kind(run_sweep, {"sweep": ()}, has_gpu=True),
+    sweep_cpu.Sweep: Kind(run_sweep, {"sweep": ()}),
     tabular.Tabular: Kind(tabular.run, {"tabular": ()}),
     evaluation.Evaluation: Kind(evaluation.run, {"evaluation": ()}),
     sentences.Text: Kind(sentences.run, {"text": ()}),
@@ -107,7 +105,7 @@ def jobs_of(device: str) -> dict[str, list[str]]:
         name: [settings.__name__.lower(), *flags, *on_it]
         for settings, kind in KINDS.items()
         for name, flags in kind.flags.items()
-        if device == "cpu" or kind.has_gpu
+        if device == "cpu" or not issubclass(settings, OnCpu)
     }
 
 

@@ -832,17 +832,25 @@ def test_a_profile_refuses_what_does_not_go_together(settings, line, tmp_path):
         benchmark.run(Config(Profile(dataset="digits", output_dir=tmp_path, **settings)))
 
 
-@pytest.mark.parametrize("job", [Startup, Growth, Evaluation, Tabular, Text, Single])
-def test_a_job_without_a_gpu_form_says_so(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    # What is compared need not be there to say so.
-    for peer in ("_benchmark_single", "_benchmark_evaluation"):
-        monkeypatch.setattr(f"experiments.{peer}.import_pythae", lambda: None)
-    for peer in ("_benchmark_single", "_benchmark_tabular", "_benchmark_text"):
-        monkeypatch.setattr(f"experiments.{peer}.import_torch", lambda: None)
-    with pytest.raises(UsageError, match=r"^--device gpu: \w+ measures the CPU alone$"):
-        benchmark.run(Config(job(device="gpu", output_dir=tmp_path)))
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("job", benchmark.KINDS)
+def test_a_job_offers_the_devices_that_it_measures(job, monkeypatch, capsys):
+    """One without a GPU form refuses a GPU in one line, and its help shows none."""
+    both = job in (Profile, Sweep)
+    # A profile on a GPU adds to them.
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+
+    def said(*flags: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["benchmark", job.__name__.lower(), *flags])
+        with pytest.raises(SystemExit) as stop:
+            benchmark.main(Config, benchmark.run, benchmark.PROG)
+        assert stop.value.code == (0 if flags == ("--help",) else 2)
+        return "".join(capsys.readouterr())
+
+    devices = "{cpu,gpu}" if both else "{cpu}"
+    assert f"--device {devices}" in said("--help")
+    refused = said("--device", "gpu")
+    assert refused.count("\n") == 1
+    assert ("the backend is cpu" if both else "'--device'") in refused
 
 
 def test_the_page_has_every_line_with_its_goal(tmp_path, capsys):
