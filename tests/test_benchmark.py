@@ -167,6 +167,7 @@ def test_single_measures_and_writes_for_real(tmp_path, capsys, torch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_the_convolutional_model_is_measured_for_real(tmp_path, torch):
     sizes = {"hidden": (8,), "latent_dim": 2, "batch_size": 256, "dataset": "digits"}
     benchmark.run(Config(Single(network="conv", turns=1, output_dir=tmp_path, **sizes)))
