@@ -21,8 +21,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from vae_jax.data import Block
 from vae_jax.estimator import VAE
-from vae_jax.estimator.program import program_of
+from vae_jax.estimator.program import key_of, program_of
+from vae_jax.evaluation import memory
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -623,6 +625,34 @@ def test_tables_of_nearly_one_length_share_what_is_compiled(iris):
     assert other._program() is program
     assert program_of.cache_info().misses == misses
     assert [fun._cache_size() for fun in functions] == sizes
+
+
+@pytest.mark.parametrize("method", ["score", "impute"])
+def test_a_wide_table_is_scored_in_bounded_memory(method):
+    """All 512 rows at once, with 128 samples of 1,000 columns each, would take 500 MB and more."""
+    program = program_of((Block("continuous", 1000),), (32,), 2, "relu", "column", 32, 128)
+    params = jax.eval_shape(program.vae.init, jax.random.key(0))
+    rows = jax.ShapeDtypeStruct((512, 1000), np.float32)
+    compiled = getattr(program, method).lower(key_of(0), params, rows).compile()
+    # Theta of what is at once, and beside it what the columns contribute or are expected to be.
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * memory.MEMORY
+
+
+def test_rows_in_turns_have_the_numbers_of_all_at_once(small, iris, monkeypatch):
+    shape = (small.encoding_.blocks, (4,), 2, "relu", "column", 32, 4)
+    turns = program_of.__wrapped__(*shape)
+    # Four samples of four columns, each a mean and a scale, and as much again: of six rows that
+    # fit four are taken.
+    monkeypatch.setattr(memory, "MEMORY", 6 * (4 * 4 * 2 * 4) * 2)
+    rows = np.resize(small.encoding_.encode(iris), (512, 4))
+    rows[::3, 1] = np.nan
+    for method in ("score", "impute"):
+        ours, once = (getattr(of, method) for of in (turns, small._program()))
+        expected = once(key_of(1), small.params_, rows)
+        found = ours(key_of(1), small.params_, rows)
+        # Four samples of four columns in another order: a few roundings of float32.
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        assert "tensor<128x4x4xf32>" in ours.lower(key_of(1), small.params_, rows).as_text()
 
 
 def test_fitting_warns_of_nothing(iris):

@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 from vae_jax.data import Block
 from vae_jax.data.encoding import Encoding
 from vae_jax.evaluation import log_likelihood, posterior_predictive
+from vae_jax.evaluation.memory import examples_at_once
 from vae_jax.model import VAE as Bundle
 from vae_jax.networks import ACTIVATIONS
 from vae_jax.objectives import OBJECTIVES
@@ -23,8 +24,10 @@ from vae_jax.train import TrainState, flat, make_trainer, quick_options
 from vae_jax.types import Hyper, Params, PRNGKey
 
 # Rows that are scored at once: one shape, so one compilation, and a row's score is the same
-# to the bit whoever stands beside it.
+# to the bit whoever stands beside it. A power of two.
 _ROWS = 512
+# Of each sample of a row that is scored theta is kept, and what its columns contribute.
+_COPIES = 2
 # Optimiser steps of one call: what Ctrl-C has to wait for.
 _STEPS = 512
 # Tables whose lengths differ by less share their compiled programs.
@@ -102,10 +105,21 @@ def program_of(
         def one(row: Array) -> Array:
             return log_likelihood(key, vae, params, row, num_samples).log_likelihood
 
-        return jax.vmap(one)(rows)
+        return in_turns(one, params, rows)
 
     def impute(key: PRNGKey, params: Params, rows: Array) -> Array:
-        return jax.vmap(lambda row: posterior_predictive(key, vae, params, row, num_samples))(rows)
+        def one(row: Array) -> Array:
+            return posterior_predictive(key, vae, params, row, num_samples)
+
+        return in_turns(one, params, rows)
+
+    def in_turns(one: Callable[[Array], Array], params: Params, rows: Array) -> Array:
+        most = len(rows)
+        fit = examples_at_once(vae, params, rows[0], num_samples, most=most, copies=_COPIES)
+        if fit == most:
+            return jax.vmap(one)(rows)  # without a loop, which would have to be compiled
+        # A power of two, as the number of rows is: a remainder would be compiled by itself.
+        return jax.lax.map(one, rows, batch_size=1 << (fit.bit_length() - 1))
 
     def sample(key: PRNGKey, params: Params, numbers: Array) -> Array:
         def one(number: Array) -> Array:
