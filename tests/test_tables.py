@@ -518,6 +518,7 @@ def test_a_schema_that_is_not_there(write: Callable[..., Path], tmp_path: Path) 
         ([1, -2, 3], "count", "line 3: '-2' is not a count"),
         ([1, 2, 3.5], "count", "line 4: '3.5' is not a count"),
         ([1, 2, "x"], "count", "line 4: 'x' is text in a count column"),
+        ([1, 10_000, 48_436], "count", "line 4: '48436' is a count over 10,000; such a column can"),
         (["y", "x", "x"], "continuous", "line 2: 'y' is text in a continuous column"),
         ([1, "inf", 2], "heavy_tailed", "line 3: 'inf' is not a finite number"),
         (

@@ -26,10 +26,14 @@ TABLES = ("iris", "wine", "breast_cancer", "digits")
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 """What stands for a missing value, in small letters; capitals stand for it as well."""
 
+MAX_COUNT = 10_000
+"""The largest count of a count column; a negative binomial starts at a mean of 1 and learns it by
+steps."""
+
 _MAX_INFERRED_CATEGORIES = 50
 _MAX_CATEGORIES = 1_000
 _MAX_CLASSES = 100
-_MAX_COUNT = 1_000
+_MAX_INFERRED_COUNT = 1_000
 _MAX_FIRST_COUNT = 20
 _HEAVY_KURTOSIS = 6.0
 _KURTOSIS_ROWS = 30
@@ -126,7 +130,8 @@ def read_table(path: Path, *, label: str | None = None, schema: Path | None = No
             whatever the schema says of it.
         schema: JSON file with an object that gives columns a kind of `KINDS`, "ignore", or
             `{"kind": "categorical", "categories": ["a", "b"]}` (so too for "binary"), which
-            fixes the codes. What it does not name is inferred by `infer_column`.
+            fixes the codes. Counts go up to `MAX_COUNT`. What it does not name is inferred by
+            `infer_column`.
 
     Returns:
         The table.
@@ -209,7 +214,7 @@ def infer_column(values: Any, name: str) -> tuple[Column, Float[np.ndarray, " ro
     - continuous: all values are the same one
     - binary: two different values
     - continuous: whole numbers, each row one more than the row before (a row number)
-    - count: whole numbers, the lowest 0 to 20, the highest at most 10,000
+    - count: whole numbers, the lowest 0 to 20, the highest at most 1,000
     - heavy_tailed: at least 30 rows, with an excess kurtosis over 6
     - continuous: any other numbers
 
@@ -318,6 +323,9 @@ def _column_of(cells: _Cells, rule: _Rule) -> tuple[Column, Float[np.ndarray, " 
         wrong = (cells.numbers < 0) | (cells.numbers != np.rint(cells.numbers))
         if (wrong & cells.present).any():
             raise cells.error(wrong & cells.present, "is not a count (0, 1, 2, ...)")
+        if (cells.numbers > MAX_COUNT).any():
+            problem = f"is a count over {MAX_COUNT:,}; such a column can be taken as continuous"
+            raise cells.error(cells.numbers > MAX_COUNT, problem)
     return Column(name, kind), cells.numbers[cells.codes]
 
 
@@ -355,7 +363,7 @@ def _number_kind(values: Float[np.ndarray, " rows"]) -> str:
     if distinct == 1 or _counts_rows(values):
         return "continuous"
     is_whole = bool((seen == np.rint(seen)).all())
-    if is_whole and 0 <= seen.min() <= _MAX_FIRST_COUNT and seen.max() <= _MAX_COUNT:
+    if is_whole and 0 <= seen.min() <= _MAX_FIRST_COUNT and seen.max() <= _MAX_INFERRED_COUNT:
         return "count"
     if len(seen) >= _KURTOSIS_ROWS and _excess_kurtosis(seen) > _HEAVY_KURTOSIS:
         return "heavy_tailed"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax.data import Column
-from vae_jax.data.tables import KINDS
+from vae_jax.data.tables import KINDS, MAX_COUNT
 from vae_jax.networks import ACTIVATIONS
 
 SCALES = ("column", "row", "table")
@@ -57,8 +57,6 @@ def batch_size_of(batch_size: Any, rows: int) -> int:
     return min(int(batch_size), rows)
 
 
-# Of a count; a negative binomial starts at a mean of 1 and learns it by steps.
-_MOST = 10_000
 _LARGEST = 1e150  # of which the square, in a standard deviation, is a number
 
 
@@ -94,9 +92,9 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
         largest = np.nanmax(np.abs(X[:, index]))
         if largest > _LARGEST:
             raise ValueError(f"column {str(name)!r}: {largest:g} is too large to be standardised")
-        if kind == "count" and np.nanmax(X[:, index]) > _MOST:
+        if kind == "count" and np.nanmax(X[:, index]) > MAX_COUNT:
             raise ValueError(
-                f"column {str(name)!r}: {np.nanmax(X[:, index]):g}; counts up to {_MOST:,} are "
+                f"column {str(name)!r}: {np.nanmax(X[:, index]):g}; counts up to {MAX_COUNT:,} are "
                 "modelled, larger ones can be taken as continuous"
             )
         if kind in ("binary", "categorical"):
