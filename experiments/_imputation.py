@@ -8,9 +8,9 @@ from jaxtyping import Array
 
 from experiments._folds import Split
 from experiments._noise import SCORE_SEED
-from experiments._scores import fingerprint
 from vae_jax.evaluation import posterior_predictive
 from vae_jax.evaluation.memory import examples_at_once
+from vae_jax.evaluation.noise import fingerprint
 from vae_jax.model import VAE
 from vae_jax.types import Params
 

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Num, UInt32
+from jaxtyping import Array
 
 from experiments._noise import SCORE_SEED
 from vae_jax.evaluation import SCORES, anomaly_scores
 from vae_jax.evaluation.memory import examples_at_once
+from vae_jax.evaluation.noise import fingerprint
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess, as_stored
 from vae_jax.types import Params
 
-_MULTIPLIER = 1_664_525  # of the congruential generator in Numerical Recipes
 _AT_ONCE = 1_024  # rows
 _COPIES = 2  # of each sample theta, and the log-density of every dimension
 
@@ -36,24 +36,6 @@ class RowScores(NamedTuple):
     reconstruction: np.ndarray
     scores: dict[str, np.ndarray]
     per_dim: np.ndarray
-
-
-def fingerprint(row: Num[Array, "*x"]) -> UInt32[Array, ""]:
-    """A number of what stands in a row, for noise that is its own wherever it stands.
-
-    sum_i b_i a^i modulo 2^32 over its bytes b_i; whole numbers, so that no order of the sum
-    matters. Of two different rows at random it is the same once in 2^32 times, and then they
-    only share their noise.
-
-    Args:
-        row: as it is stored, NaN where a value is missing.
-
-    Returns:
-        The number.
-    """
-    stored = jax.lax.bitcast_convert_type(row, jnp.uint8).reshape(-1).astype(jnp.uint32)
-    powers = [pow(_MULTIPLIER, i + 1, 2**32) for i in range(stored.size)]
-    return jnp.sum(stored * np.array(powers, np.uint32), dtype=jnp.uint32)
 
 
 class RowScorer:

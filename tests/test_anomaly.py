@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer
 
 from experiments._anomaly_report import above_normal, by_column
 from experiments._folds import split_of
-from experiments._scores import RowScorer, fingerprint
+from experiments._scores import RowScorer
 from vae_jax import estimator
 from vae_jax.data import Column, Table, fit_encoding
 from vae_jax.evaluation import (
@@ -103,22 +103,6 @@ def test_the_noise_of_different_rows_is_their_own(linear):
     twice = RowScorer(linear.vae, k)({}, np.concatenate([xs[3:8], xs[3:8][::-1]]))
     for scores in twice.scores.values():
         np.testing.assert_array_equal(scores[:5], scores[:4:-1])
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.uint8])
-def test_a_fingerprint_is_the_sum_of_its_bytes(kind):
-    rows = np.random.default_rng(0).integers(256, size=(50, 3, 4)).astype(kind)
-    rows[1] = rows[0]
-    rows[1, 2, 3] += 1
-    if kind == np.float32:
-        rows[2, 0, 0] = np.nan
-    found = [int(fingerprint(jnp.asarray(row))) for row in rows]
-    expected = [
-        sum(byte * 1_664_525**place for place, byte in enumerate(row.tobytes(), 1)) % 2**32
-        for row in rows
-    ]
-    assert found == expected
-    assert len(set(found)) == len(rows)
 
 
 def test_the_dimensions_add_up(linear):

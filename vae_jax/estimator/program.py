@@ -15,6 +15,7 @@ from vae_jax.data import Block
 from vae_jax.data.encoding import Encoding
 from vae_jax.evaluation import log_likelihood, posterior_predictive
 from vae_jax.evaluation.memory import examples_at_once
+from vae_jax.evaluation.noise import draw_shifted
 from vae_jax.model import VAE as Bundle
 from vae_jax.networks import ACTIVATIONS
 from vae_jax.objectives import OBJECTIVES
@@ -35,7 +36,10 @@ _PADDING = 64
 
 
 class Program(NamedTuple):
-    """The compiled functions of one kind of model; those of rows take `(params, rows)`."""
+    """The compiled functions of one kind of model; those of rows take `(params, rows)`.
+
+    `score` takes the rows' fingerprints too, which shift the noise of each.
+    """
 
     vae: Bundle
     start: Callable[[int, np.random.RandomState], TrainState]
@@ -43,7 +47,7 @@ class Program(NamedTuple):
     history: tuple[str, ...]
     encode: Callable[[Params, Array], Array]
     decode: Callable[[Params, Array], Array]
-    score: Callable[[PRNGKey, Params, Array], Array]
+    score: Callable[[PRNGKey, Params, Array, Array], Array]
     impute: Callable[[PRNGKey, Params, Array], Array]
     sample: Callable[[PRNGKey, Params, Array], Array]
 
@@ -101,11 +105,13 @@ def program_of(
     def decode(params: Params, zs: Array) -> Array:
         return jax.vmap(lambda z: vae.likelihood.mean(vae.decode(params, z)))(zs)
 
-    def score(key: PRNGKey, params: Params, rows: Array) -> Array:
-        def one(row: Array) -> Array:
-            return log_likelihood(key, vae, params, row, num_samples).log_likelihood
+    def score(key: PRNGKey, params: Params, rows: Array, numbers: Array) -> Array:
+        def one(row: Array, number: Array) -> Array:
+            # Not a key for each row: under `vmap` this generator looks at the first one only.
+            own = vae._replace(draw=functools.partial(draw_shifted, number))
+            return log_likelihood(key, own, params, row, num_samples).log_likelihood
 
-        return in_turns(one, params, rows)
+        return in_turns(one, params, rows, numbers)
 
     def impute(key: PRNGKey, params: Params, rows: Array) -> Array:
         def one(row: Array) -> Array:
@@ -113,13 +119,14 @@ def program_of(
 
         return in_turns(one, params, rows)
 
-    def in_turns(one: Callable[[Array], Array], params: Params, rows: Array) -> Array:
+    def in_turns(one: Callable[..., Array], params: Params, rows: Array, *more: Array) -> Array:
         most = len(rows)
         fit = examples_at_once(vae, params, rows[0], num_samples, most=most, copies=_COPIES)
         if fit == most:
-            return jax.vmap(one)(rows)  # without a loop, which would have to be compiled
+            return jax.vmap(one)(rows, *more)  # without a loop, which would have to be compiled
         # A power of two, as the number of rows is: a remainder would be compiled by itself.
-        return jax.lax.map(one, rows, batch_size=1 << (fit.bit_length() - 1))
+        at_once = 1 << (fit.bit_length() - 1)
+        return jax.lax.map(lambda each: one(*each), (rows, *more), batch_size=at_once)
 
     def sample(key: PRNGKey, params: Params, numbers: Array) -> Array:
         def one(number: Array) -> Array:

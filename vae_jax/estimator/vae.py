@@ -8,7 +8,7 @@ from typing import Any, no_type_check
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -23,6 +23,7 @@ from vae_jax.estimator.checks import batch_size_of, check_codes, check_parameter
 from vae_jax.estimator.files import read_file, write_file
 from vae_jax.estimator.program import Program, by_rows, diverged, key_of, program_of, train_epochs
 from vae_jax.evaluation import threshold_at
+from vae_jax.evaluation.noise import fingerprints
 from vae_jax.types import Hyper
 
 # Rows that the threshold is set by.
@@ -47,9 +48,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             remainder of an epoch that fills none is left out.
         learning_rate: of Adam.
         kinds: what the columns are, one of "continuous", "heavy_tailed", "binary", "count"
-            and "categorical" for all or for each. Categories are the codes 0, 1, 2, ...; counts
-            go up to 10,000 and are learned well up to some hundred, larger ones are better
-            taken as continuous.
+            and "categorical" for all or for each. They are given, never inferred: a column of 0
+            and 1 is continuous too unless it is said to be binary. Categories are the codes 0,
+            1, 2, ...; counts go up to 10,000 and are learned well up to some hundred, larger
+            ones are better taken as continuous.
         scale_of: what the spread of a column depends on: "column" learns one for each,
             "row" decodes it from z, "table" learns one for all (with hidden=() this is
             probabilistic PCA).
@@ -249,8 +251,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """The log-likelihood of each row, log p(x).
 
         It is the importance-weighted estimate with `num_samples` samples, in nats, of a
-        density in the units of X (of a probability for binary, count and categorical columns);
-        the same noise is used for every row.
+        density in the units of X (of a probability for binary, count and categorical columns).
+        A row has noise of its own, by what stands in it: its score is the same whoever stands
+        beside it, and the mean over many rows averages the noise out.
         """
         check_is_fitted(self)
         return self._score(self._validated(X, reset=False))
@@ -313,7 +316,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
     def _score(self, X: np.ndarray) -> Float[np.ndarray, " rows"]:
         check_codes(X, self.encoding_.columns)
         features = self.encoding_.encode(X)
-        score = functools.partial(self._program().score, key_of(self._seed))
+        program, key = self._program(), key_of(self._seed)
+
+        def score(params: Any, rows: np.ndarray) -> Array:
+            return program.score(key, params, rows, fingerprints(rows))
+
         nats = by_rows(score, self.params_, features).astype(np.float64)
         # The density of what was scaled, turned into one of what was given.
         return nats - np.where(np.isnan(features), 0.0, self.encoding_.log_scale).sum(axis=1)
