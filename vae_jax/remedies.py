@@ -116,12 +116,13 @@ def make_text_trainer(
     bucket_of = jnp.asarray(np.searchsorted(buckets, lengths), jnp.int32)
 
     def loss_at(
-        length: int,
-        params: Params,
         key: PRNGKey,
+        params: Params,
         xs: Float[Array, "batch length"],
         hyper: Hyper,
         step: Step,
+        *,
+        length: int,
     ) -> tuple[Nats, Metrics]:
         key_hide, key_latent = jax.random.split(key)
         hide = jax.vmap(hide_words, (0, 0, None))
@@ -171,28 +172,33 @@ def make_text_trainer(
 
 def _cut(loss_at: Any, buckets: Sequence[int]) -> Loss:
     """The loss of a minibatch at the shortest length that holds it."""
-    branches = [jax.value_and_grad(partial(loss_at, length), has_aux=True) for length in buckets]
+    branches = [
+        jax.value_and_grad(partial(loss_at, length=length), argnums=1, has_aux=True)
+        for length in buckets
+    ]
 
     # The gradient of a switch keeps what every one of its branches would keep, so each branch
     # computes its own.
     @jax.custom_vjp
-    def chosen(params: Params, *rest: Any) -> tuple[Nats, Metrics]:
-        return forward(params, *rest)[0]
+    def chosen(key: PRNGKey, params: Params, xs: Array, *rest: Any) -> tuple[Nats, Metrics]:
+        return forward(key, params, xs, *rest)[0]
 
-    def forward(params: Params, *rest: Any) -> tuple[tuple[Nats, Metrics], Params]:
-        longest = jnp.max(jnp.sum(rest[1] != PAD, axis=1))
+    def forward(
+        key: PRNGKey, params: Params, xs: Array, *rest: Any
+    ) -> tuple[tuple[Nats, Metrics], Params]:
+        longest = jnp.max(jnp.sum(xs != PAD, axis=1))
         bucket = jnp.sum(longest > jnp.asarray(buckets[:-1], longest.dtype))
-        return jax.lax.switch(bucket, branches, params, *rest)
+        return jax.lax.switch(bucket, branches, key, params, xs, *rest)
 
     def backward(grads: Params, flowing: tuple[Nats, Metrics]) -> tuple[Any, ...]:
-        return jax.tree.map(lambda grad: flowing[0] * grad, grads), None, None, None, None
+        return None, jax.tree.map(lambda grad: flowing[0] * grad, grads), None, None, None
 
     chosen.defvjp(forward, backward)
 
     def loss(
         key: PRNGKey, params: Params, xs: Float[Array, "batch length"], hyper: Hyper, step: Step
     ) -> tuple[Nats, Metrics]:
-        return chosen(params, key, xs, hyper, step)
+        return chosen(key, params, xs, hyper, step)
 
     return loss
 
