@@ -289,3 +289,17 @@ def test_a_chunk_of_bounded_memory_changes_no_estimate(linear, key, monkeypatch)
         found = of_all()
         for ours, expected in zip(found, whole, strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+def test_memory_grows_with_the_samples_by_their_keys_only(linear, key):
+    """Ten times the samples, of the 32 examples that are computed at once."""
+    vae = oracles.as_vae(linear.model)
+
+    def temporary(num_samples: int) -> int:
+        settings = {"num_samples": num_samples, "batch_size": 32}
+        lowered = estimate_log_likelihood.lower(key, vae, as_stored, {}, linear.xs, **settings)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    # Of a sample a key of 8 bytes, as it is made and as the turns read it, its number of 4 and
+    # whether it counts, 1. Theta of 5 numbers, if it were kept, would take 20 on top.
+    assert temporary(5120) - temporary(512) <= (5120 - 512) * 32 * (2 * 8 + 4 + 1)

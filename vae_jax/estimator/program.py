@@ -47,7 +47,7 @@ class Program(NamedTuple):
     history: tuple[str, ...]
     encode: Callable[[Params, Array], Array]
     decode: Callable[[Params, Array], Array]
-    score: Callable[[PRNGKey, Params, Array, Array], Array]
+    score: Callable[..., Array]
     impute: Callable[[PRNGKey, Params, Array], Array]
     sample: Callable[[PRNGKey, Params, Array], Array]
 
