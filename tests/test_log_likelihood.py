@@ -1,6 +1,6 @@
 """The importance-weighted estimate, on a model whose log p(x) is known in closed form."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -298,7 +298,8 @@ def test_memory_grows_with_the_samples_by_their_keys_only(linear, key):
     def temporary(num_samples: int) -> int:
         settings = {"num_samples": num_samples, "batch_size": 32}
         lowered = estimate_log_likelihood.lower(key, vae, as_stored, {}, linear.xs, **settings)
-        return lowered.compile().memory_analysis().temp_size_in_bytes
+        memory_of: Any = lowered.compile().memory_analysis()
+        return memory_of.temp_size_in_bytes
 
     # Of a sample a key of 8 bytes, as it is made and as the turns read it, its number of 4 and
     # whether it counts, 1. Theta of 5 numbers, if it were kept, would take 20 on top.
