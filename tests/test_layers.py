@@ -75,6 +75,22 @@ def test_libraries_stay_where_they_belong(path):
         assert not any("Mesh" in name or "sharding" in name.lower() for name in foreign)
 
 
+# Devices are the business of `sharding`; `train` asks whose compiler options it gives.
+ASKED = {"devices", "local_devices", "device_count", "local_device_count", "default_backend"}
+ASKING = {"sharding": ASKED, "train": {"default_backend"}}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_devices_are_asked_for_in_one_place(path):
+    own = path.relative_to(ROOT / "vae_jax").with_suffix("").parts[0]
+    found = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "jax"
+    }
+    assert found & ASKED <= ASKING.get(own, set())
+
+
 def test_every_module_has_its_floor():
     found = {path.relative_to(ROOT / "vae_jax").with_suffix("").parts[0] for path in MODULES}
     assert found - {"__init__"} <= set().union(*FLOORS)
