@@ -421,7 +421,8 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
     # An isolation forest that has never seen them finds these anomalies; so do the models.
     assert found["methods"]["isolation forest"]["auroc"]["mean"] > 0.85
     assert found["methods"]["VAE, -ELBO"]["auroc"]["mean"] > 0.8
-    assert 0 <= found["conformal"]["false_alarms"] <= 0.4
+    # 0.1 is promised. Of two seeds, 30 rows each calibrate and 30 are judged: four standard errors.
+    assert found["conformal"]["false_alarms"] <= 0.1 + 4 * np.sqrt(0.1 * 0.9 * (1 / 60 + 1 / 60))
     for name in ("auroc", "scores"):
         assert_drawn(run / "figures" / f"{name}.png")
     member = read(run / "summary.json")["members"][0]
