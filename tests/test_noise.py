@@ -36,8 +36,12 @@ def test_shifted_noise_is_normal_and_of_each_row_alone(key):
     n, q = 20_000, Normal(jnp.ones(2), jnp.full(2, np.log(4.0)))
     rows = np.random.default_rng(0).normal(size=(2 * n, 3)).astype(np.float32)
     numbers, keys = fingerprints(rows).reshape(2, n), jax.random.split(key, n)
-    draw = jax.vmap(jax.vmap(draw_shifted, (0, 0, None, None)), (0, None, None, None))
-    eps = (np.asarray(draw(jnp.asarray(numbers), keys, {}, q).z) - 1) / 2
+
+    def draw(number: jax.Array, key: jax.Array) -> jax.Array:
+        return draw_shifted(key, {}, q, number=number).z
+
+    z = jax.vmap(jax.vmap(draw), (0, None))(jnp.asarray(numbers), keys)
+    eps = (np.asarray(z) - 1) / 2
     first, second = eps.transpose(0, 2, 1)
     for values in (*first, *second):
         # The 99.9% point of Kolmogorov's statistic.

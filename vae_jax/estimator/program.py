@@ -108,7 +108,7 @@ def program_of(
     def score(key: PRNGKey, params: Params, rows: Array, numbers: Array) -> Array:
         def one(row: Array, number: Array) -> Array:
             # Not a key for each row: under `vmap` this generator looks at the first one only.
-            own = vae._replace(draw=functools.partial(draw_shifted, number))
+            own = vae._replace(draw=functools.partial(draw_shifted, number=number))
             return log_likelihood(key, own, params, row, num_samples).log_likelihood
 
         return in_turns(one, params, rows, numbers)

@@ -231,7 +231,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """Fill the missing values with the mean that the model expects given the others.
 
         The mean of a binary or categorical column is its more probable value, that of a count is
-        rounded.
+        rounded. The same noise is used for every row.
 
         Args:
             X: rows, NaN where a value is missing.
@@ -252,8 +252,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
 
         It is the importance-weighted estimate with `num_samples` samples, in nats, of a
         density in the units of X (of a probability for binary, count and categorical columns).
-        A row has noise of its own, by what stands in it: its score is the same whoever stands
-        beside it, and the mean over many rows averages the noise out.
+        A row has noise of its own, by what stands in it to a thousandth of a column's scale: its
+        score is the same whoever stands beside it, and the mean over many rows averages the
+        noise out.
         """
         check_is_fitted(self)
         return self._score(self._validated(X, reset=False))
@@ -319,7 +320,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         program, key = self._program(), key_of(self._seed)
 
         def score(params: Any, rows: np.ndarray) -> Array:
-            return program.score(key, params, rows, fingerprints(rows))
+            # Not the last bits, in which the same table in float32 and in float64 differs, nor
+            # the sign of a zero.
+            numbers = fingerprints(np.round(rows, 3) + np.float32(0))
+            return program.score(key, params, rows, numbers)
 
         nats = by_rows(score, self.params_, features).astype(np.float64)
         # The density of what was scaled, turned into one of what was given.

@@ -13,7 +13,7 @@ from vae_jax.model import VAE
 from vae_jax.types import Params
 
 # Bytes that the decoded theta of all that is computed at once may take, 32 MiB; what a decoder
-# needs on its way to it comes on top. An array of more than that glibc fetches anew from the system
+# needs on its way to it comes on top. An array of that or more glibc fetches anew from the system
 # at every turn of a loop: every page of it faults, which took half as long again.
 MEMORY = 2**25
 # Samples that are decoded at once, and examples, where that fits; more are streamed.

@@ -19,8 +19,8 @@ def fingerprint(row: Num[Array, "*x"]) -> UInt32[Array, ""]:
     """A number of what stands in a row, for noise that is its own wherever it stands.
 
     sum_i b_i a^i modulo 2^32 over its bytes b_i; whole numbers, so that no order of the sum
-    matters. Of two different rows at random it is the same once in 2^32 times, and then they
-    only share their noise.
+    matters. Of two rows of random bytes it is the same once in 2^32 times, and then they only
+    share their noise.
 
     Args:
         row: as it is stored, NaN where a value is missing.
@@ -48,19 +48,21 @@ def fingerprints(
     return stored @ _powers(stored.shape[1])
 
 
-def draw_shifted(number: UInt32[Array, ""], key: PRNGKey, params: Params, q: Normal) -> Sample:
+def draw_shifted(key: PRNGKey, params: Params, q: Normal, *, number: UInt32[Array, ""]) -> Sample:
     """Draw z ~ q with noise that a number shifts: `VAE.draw` of a row, by its fingerprint.
 
     z = mean + exp(log_var / 2) * Phi^-1(u + s mod 1), u uniform by the key, s_j = number a^j / 2^32
 
-    Rows of one key share u. Their sums u + s are independent in pairs all the same, where a key
-    for each row would cost its own draws, and a generator that `vmap` is true to.
+    Rows of one key share u. Over rows at random the sums u + s are independent in pairs all the
+    same, so that covariances cancel in a mean over many rows; two given rows may correlate. A key
+    for each row would need as many draws as rows, and a generator that gives each its own under
+    `vmap`.
 
     Args:
-        number: of the row, s.
         key: the key of the sample, the same for all rows.
         params: the model's parameters, which q already knows all about.
         q: the posterior, one normal.
+        number: of the row, s.
 
     Returns:
         The sample.

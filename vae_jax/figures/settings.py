@@ -14,7 +14,18 @@ HALO = [withStroke(linewidth=1.5, foreground="white")]  # around what is written
 def ascending(
     values: Float[np.ndarray, " settings"], shape: tuple[int, ...]
 ) -> Integer[np.ndarray, " settings"]:
-    """The order that sorts the settings; ValueError if the data does not have a row for each."""
+    """The order that sorts the settings.
+
+    Args:
+        values: of the setting.
+        shape: of the data, which has a row for each.
+
+    Returns:
+        The place of each value, the least one's first.
+
+    Raises:
+        ValueError: if there is not a row for each, or a value is not finite.
+    """
     if np.ndim(values) != 1 or shape[:1] != np.shape(values) or 0 in shape:
         raise ValueError(f"data of shape {shape} for {np.size(values)} values of the setting")
     if not np.all(np.isfinite(values)):
