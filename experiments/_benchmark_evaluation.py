@@ -43,6 +43,7 @@ from experiments._timing import (
 )
 from vae_jax import figures
 from vae_jax.evaluation import estimate_log_likelihood
+from vae_jax.evaluation.memory import examples_at_once, samples_at_once
 from vae_jax.likelihoods import bernoulli
 from vae_jax.model import make_vae
 from vae_jax.networks import mlp
@@ -51,7 +52,6 @@ from vae_jax.types import Params
 
 SHARE_GOAL, PYTHAE_GOAL = 0.6, 20.0
 HIDDEN, LATENT = (200, 200), 50
-ROWS = 8000  # of a matrix product: 32 images of 250 samples, as the estimate has them at once
 SQUARES = "square matrix products"
 PEER_BATCH = 100  # pythae's default
 
@@ -126,7 +126,10 @@ def run(config: Evaluation) -> None:
             )
 
     flops = _decoder_flops(shape) * config.images * config.samples
-    products, product_flops = _products(shape, flops)
+    # Of a matrix product: the samples of the images that the estimate has at once.
+    sizes = vae, params, jax.ShapeDtypeStruct(shape, jnp.float32), config.samples
+    at_once = samples_at_once(*sizes) * min(examples_at_once(*sizes), config.images)
+    products, product_flops = _products(shape, flops, at_once)
     square, square_flops = square_products(flops)
     for warm_up in (ours, products, square, theirs):
         warm_up()
@@ -207,9 +210,9 @@ def run(config: Evaluation) -> None:
         f"Medians and ranges over {config.turns} turns; times ours: of the ratios within a turn; "
         "for the products that is the share of their rate that ours reaches. pythae takes "
         f"{ratio_in_words(slower)} times as long as the decoder's products. Ours are "
-        f"{config.images} test images of {images.name}, {ROWS:,} samples at a time, pythae's the "
-        f"first {few} of them, {PEER_BATCH} at a time as it does by itself, thresholded; the same "
-        f"random weights give {same[0]:.2f} and {same[1]:.2f} nats on those. Compiled in "
+        f"{config.images} test images of {images.name}, {at_once:,} samples at a time, pythae's "
+        f"the first {few} of them, {PEER_BATCH} at a time as it does by itself, thresholded; the "
+        f"same random weights give {same[0]:.2f} and {same[1]:.2f} nats on those. Compiled in "
         f"{compiled.seconds:.2f} s, which is not in the times.",
         said_of_whole(whole, images.name, per_image[OURS]["median_seconds"]),
         limits_in_words(limits)
@@ -269,12 +272,12 @@ def _decoder_flops(shape: tuple[int, ...]) -> int:
     return sum(2 * a * b for a, b in layers_of(int(np.prod(shape)), HIDDEN, LATENT).decoder)
 
 
-def _products(shape: tuple[int, ...], flops: int) -> tuple[Callable[[], Any], int]:
+def _products(shape: tuple[int, ...], flops: int, rows: int) -> tuple[Callable[[], Any], int]:
     """The decoder's matrix products alone, about as many of them, and their FLOPs."""
     weights = [
         jnp.full((a, b), 1 / a) for a, b in layers_of(int(np.prod(shape)), HIDDEN, LATENT).decoder
     ]
-    per_round = _decoder_flops(shape) * ROWS
+    per_round = _decoder_flops(shape) * rows
     rounds = max(1, round(flops / per_round))
 
     @jax.jit
@@ -287,5 +290,5 @@ def _products(shape: tuple[int, ...], flops: int) -> tuple[Callable[[], Any], in
 
         return jax.lax.scan(once, jnp.zeros(()), length=rounds)[0]
 
-    z = jnp.ones((ROWS, LATENT))
+    z = jnp.ones((rows, LATENT))
     return lambda: jax.block_until_ready(products(z)), per_round * rounds

@@ -189,8 +189,8 @@ def test_a_table_in_single_precision_has_the_scores_of_the_same_in_double(small,
     """Their features differ in last bits, of which the noise must not be made."""
     iris = iris * [1.1, 1.3, 1.7, 0.9]  # no longer short decimals
     apart = small.score_samples(iris.astype(np.float32)) - small.score_samples(iris)
-    # Rows have 5 to 100 nats here, and float32 six digits.
-    np.testing.assert_allclose(apart, 0, atol=1e-3)
+    # Of up to 47 nats a row float32 has seven digits; another draw of four samples is nats away.
+    np.testing.assert_allclose(apart, 0, atol=1e-4)
 
 
 def test_the_noise_of_scores_averages_out_over_rows(small):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from vae_jax.data import Block
 from vae_jax.data.encoding import Encoding
@@ -47,7 +47,7 @@ class Program(NamedTuple):
     history: tuple[str, ...]
     encode: Callable[[Params, Array], Array]
     decode: Callable[[Params, Array], Array]
-    score: Callable[..., Array]
+    score: Callable[[PRNGKey, Params, ArrayLike, ArrayLike], Array]
     impute: Callable[[PRNGKey, Params, Array], Array]
     sample: Callable[[PRNGKey, Params, Array], Array]
 
