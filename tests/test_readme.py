@@ -33,7 +33,7 @@ def test_the_examples_of_docstrings_run(module):
 
 
 def test_the_modules_with_examples_are_found():
-    some = {"evaluation.annealed", "estimator", "sprites", "sweep.members", "data.tables"}
+    some = {"evaluation.annealed", "estimator", "sprites", "sweep.members", "data.columns"}
     assert some <= set(DOCTESTS)
 
 

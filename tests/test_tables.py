@@ -17,18 +17,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
+from vae_jax.data.cells import infer_column
+from vae_jax.data.columns import KINDS, MISSING, Column, _excess_kurtosis, as_text
 from vae_jax.data.idx import DataError
-from vae_jax.data.tables import (
-    KINDS,
-    MISSING,
-    TABLES,
-    Column,
-    _excess_kurtosis,
-    as_text,
-    infer_column,
-    load_table,
-    read_table,
-)
+from vae_jax.data.tables import TABLES, load_table, read_table
 
 NAN = float("nan")
 WORDS = ("red", "green", "blue", "red", "red", "green", "blue")

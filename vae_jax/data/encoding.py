@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from vae_jax.data.tables import KINDS, Column
+from vae_jax.data.columns import KINDS, Column
 
 _SCALED = ("continuous", "heavy_tailed")
 _ROWS_AT_ONCE = 8_192

@@ -1,6 +1,7 @@
 """Reading files whose damage is told in one line."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from vae_jax.data.idx import DataError
@@ -52,3 +53,14 @@ def check_official(path: Path, sha256: str) -> None:
         raise DataError(f"{path}: {error.strerror or error}") from error
     if found != sha256:
         raise DataError(f"{path}: not the official file (its SHA-256 begins with {found[:12]})")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a line for people to read, the first ten of them."""
+    return ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
+
+
+def shortened(value: object) -> str:
+    """What was found, quoted in an error: at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax.data import Column
-from vae_jax.data.tables import KINDS, MAX_COUNT
+from vae_jax.data.columns import KINDS, MAX_COUNT
 from vae_jax.networks import ACTIVATIONS
 
 SCALES = ("column", "row", "table")

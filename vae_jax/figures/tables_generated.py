@@ -106,7 +106,7 @@ def marginals(
         real: rows of the data: numbers, or codes of binary and categorical features.
         generated: rows of the model, likewise.
         names: of the features.
-        kinds: of each feature, one of `vae_jax.data.tables.KINDS`.
+        kinds: of each feature, one of `vae_jax.data.columns.KINDS`.
         categories: the names of the codes 0, 1, ... of each binary or categorical feature,
             empty for the others.
         title: what was trained.
