@@ -393,6 +393,22 @@ def test_mixed_columns_have_values_that_are_allowed(mixed):
     check_values(VAE(**SMALL, kinds=kinds).fit(holes).sample(20))
 
 
+def test_kinds_are_inferred_from_the_rows_of_fit(mixed):
+    X, given = mixed
+    outlying = np.where(np.arange(len(X)) == 7, 1e4, X[:, 1])
+    table = np.column_stack([X[:, :4], outlying, 2 + 3 * X[:, 2], np.arange(len(X))])
+    # A number tells no code of a category from a count; 2 and 5 are no codes; the last is a
+    # row number.
+    kinds = ["count", "continuous", "binary", "count", "heavy_tailed", "continuous", "continuous"]
+    vae = VAE(**SMALL, kinds="infer").fit(table)
+    assert [column.kind for column in vae.encoding_.columns] == kinds
+    assert_same(vae, VAE(**SMALL, kinds=kinds).fit(table), table)
+    some = VAE(**SMALL, kinds=["categorical", *["infer"] * 6]).fit(table)
+    assert [column.kind for column in some.encoding_.columns] == [given[0], *kinds[1:]]
+    with pytest.raises(ValueError, match=r"column 'x2', row 0: 2; it is binary"):
+        vae.predict(table[:1] + 2)
+
+
 def test_probabilities_of_columns_with_codes_sum_to_one():
     rng = np.random.default_rng(0)
     X = np.stack([rng.integers(2, size=150), rng.integers(3, size=150)], axis=1).astype(float)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vae_jax.data import Column
-from vae_jax.data.columns import KINDS, MAX_COUNT
+from vae_jax.data.columns import KINDS, MAX_COUNT, kind_of_numbers
 from vae_jax.networks import ACTIVATIONS
 
 SCALES = ("column", "row", "table")
@@ -65,7 +65,7 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
 
     Args:
         X: the rows.
-        kinds: one kind for all columns, or one for each.
+        kinds: one kind for all columns, or one for each; "infer" tells it from the values.
         names: of the columns; x0, x1, ... where it is None.
 
     Returns:
@@ -79,8 +79,8 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
     is_one = isinstance(kinds, str) or not np.iterable(kinds)
     kinds = [kinds] * count if is_one else list(kinds)
     for kind in kinds:
-        if kind not in KINDS:
-            raise ValueError(f"kinds {kind!r}: one of {', '.join(KINDS)} is needed")
+        if kind not in (*KINDS, "infer"):
+            raise ValueError(f"kinds {kind!r}: one of {', '.join(KINDS)}, infer is needed")
     if len(kinds) != count:
         raise ValueError(f"kinds: {len(kinds)} of them for {count} columns")
     names = [f"x{i}" for i in range(count)] if names is None else names
@@ -89,6 +89,8 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
         categories: tuple[str, ...] = ()
         if np.isnan(X[:, index]).all():
             raise ValueError(f"column {str(name)!r}: every value is missing")
+        if kind == "infer":
+            kind = _inferred(X[:, index])
         largest = np.nanmax(np.abs(X[:, index]))
         if largest > _LARGEST:
             raise ValueError(f"column {str(name)!r}: {largest:g} is too large to be standardised")
@@ -104,6 +106,13 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
             categories = tuple(map(str, range(2 if kind == "binary" else int(highest) + 1)))
         columns.append(Column(str(name), kind, categories))
     return tuple(columns)
+
+
+def _inferred(values: np.ndarray) -> str:
+    kind = kind_of_numbers(values)
+    # Two values that are not the codes 0 and 1 have a distance, which a continuous column keeps.
+    is_code = np.isnan(values) | (values == 0) | (values == 1)
+    return "continuous" if kind == "binary" and not is_code.all() else kind
 
 
 def check_codes(X: np.ndarray, columns: Sequence[Column]) -> None:

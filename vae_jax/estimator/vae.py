@@ -47,11 +47,13 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         batch_size: rows in a minibatch; "auto" is 32, and more for tables of many rows. The
             remainder of an epoch that fills none is left out.
         learning_rate: of Adam.
-        kinds: what the columns are, one of "continuous", "heavy_tailed", "binary", "count"
-            and "categorical" for all or for each. They are given, never inferred: a column of 0
-            and 1 is continuous too unless it is said to be binary. Categories are the codes 0,
-            1, 2, ...; counts go up to 10,000 and are learned well up to some hundred, larger
-            ones are better taken as continuous.
+        kinds: what the columns are, one of "continuous", "heavy_tailed", "binary", "count",
+            "categorical" and "infer" for all or for each. "infer" goes by the rows of `fit`: 0
+            and 1 are binary, whole numbers counts and long tails heavy_tailed, by the rules of
+            `vae_jax.data.cells.infer_column`; it takes no column as categorical, since no
+            number tells the code of a category from a count. Categories are the codes 0, 1, 2,
+            ...; counts go up to 10,000 and are learned well up to some hundred, larger ones are
+            better taken as continuous.
         scale_of: what the spread of a column depends on: "column" learns one for each,
             "row" decodes it from z, "table" learns one for all (with hidden=() this is
             probabilistic PCA).
@@ -66,7 +68,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             `elbo`, `log_lik` and `kl`. After Ctrl-C they, and the model, are those of the
             whole epochs that were done.
         params_: the parameters, a tree of NumPy arrays.
-        encoding_: how rows become features (`vae_jax.data.Encoding`).
+        encoding_: how rows become features (`vae_jax.data.Encoding`); its `columns` have their
+            kinds.
         offset_: the score under which a row is an outlier.
         n_iter_: epochs that were done.
         n_features_in_: columns of X.
