@@ -155,8 +155,8 @@ def program_of(
 
 def key_of(seed: int) -> PRNGKey:
     """The key of a seed, for a generator that is one instruction."""
-    # Threefry would be most of what there is to compile.
-    words = jnp.asarray(np.array([seed, 1, 2, 3], np.uint32))
+    # Threefry would be most of what there is to compile, and `jnp.asarray` compiles too.
+    words = jax.device_put(np.array([seed, 1, 2, 3], np.uint32))
     return jax.random.wrap_key_data(words, impl="unsafe_rbg")
 
 
@@ -201,7 +201,7 @@ def train_epochs(
     """
     steps = len(X) // size
     padded = -(-len(X) // _PADDING) * _PADDING
-    rows = jnp.asarray(encoding.encode(X, size=padded))
+    rows = jax.device_put(encoding.encode(X, size=padded))
     numbers: list[Any] = [np.float32(v) for v in hyper]
     traced = Hyper(*numbers)
     state = program.start(seed, rng)
