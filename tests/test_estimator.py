@@ -179,9 +179,11 @@ def test_samples_do_not_depend_on_their_number(small):
 
 
 def test_a_row_has_the_same_numbers_whoever_stands_beside(small, iris):
-    many = np.concatenate([iris[::-1]] * 4)
-    for method in ("transform", "reconstruct", "score_samples"):
-        alone = getattr(small, method)(iris[:1])
+    first = iris[:1].copy()
+    first[0, 2] = np.nan
+    many = np.concatenate([iris[:0:-1], first, *[iris] * 3])
+    for method in ("transform", "reconstruct", "score_samples", "impute"):
+        alone = getattr(small, method)(first)
         np.testing.assert_array_equal(getattr(small, method)(many)[149], alone[0])
 
 
