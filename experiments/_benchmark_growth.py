@@ -22,10 +22,10 @@ from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_trial import Trial
 from experiments._grid import grid
 from experiments._noise import elbo_of
+from experiments._program import bytes_used
 from experiments._run import check
 from experiments._sweep import Task
 from experiments._timing import Bystanders, alternate, machine, seconds_of, spread
-from experiments._train import bytes_used
 from vae_jax import figures
 from vae_jax.likelihoods import bernoulli
 from vae_jax.model import make_vae

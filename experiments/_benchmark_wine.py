@@ -15,9 +15,9 @@ from experiments._benchmark_cost import (
     matmul_ceiling,
     step_cost,
 )
+from experiments._chunks import chunks_of
 from experiments._peers import import_torch
 from experiments._sweep import Task
-from experiments._train import chunks_of
 from vae_jax import sharding
 from vae_jax.gaussian import LOG_2PI
 from vae_jax.sweep import (

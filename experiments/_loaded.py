@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments._chunks import chunks_of
 from experiments._folder import RunFolder
 from experiments._grid import Member
 from experiments._options import slice_of
 from experiments._run import UsageError, check
 from experiments._shards import slices_in
 from experiments._sweep import Task
-from experiments._train import chunks_of
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.sweep import (

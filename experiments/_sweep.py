@@ -9,14 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments._chunks import chunks_of, described_plan, plan_of
 from experiments._folder import NOT_THE_MODEL, RunFolder, as_json, filled_up, first_difference
 from experiments._grid import Member
 from experiments._options import RunOptions, slice_of
+from experiments._program import Loop
 from experiments._report import Result, markdown, result_of, show, summary
 from experiments._report_figures import draw
 from experiments._run import RefusedError, UsageError, as_words, check, flag_of
 from experiments._saved import saved_rows
-from experiments._train import Loop, Trained, chunks_of, described_plan, plan_of, train
+from experiments._train import Trained, train
 from vae_jax import sharding
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess

@@ -40,13 +40,14 @@ from PIL import Image
 from rich.console import Console
 from test_train import assert_same_bits
 
-from experiments import _progress, _train, mnist
+from experiments import _chunks, _progress, mnist
 from experiments._folder import RunFolder
 from experiments._images import ImagePictures
 from experiments._options import RunOptions
 from experiments._progress import clock
 from experiments._run import UsageError, check_members, flag_of
-from experiments._train import StopRequest, snapshot_epochs
+from experiments._stop import StopRequest
+from experiments._train import snapshot_epochs
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.data import DATASETS
@@ -393,14 +394,14 @@ def test_a_sweep_that_does_not_fit_the_memory_is_cut_into_chunks(sweep, monkeypa
 
 
 def test_a_sweep_that_does_not_even_compile_whole_is_cut_into_chunks(sweep, monkeypatch, tmp_path):
-    compiled = _train._compiled
+    compiled = _chunks.compiled
 
     def of_a_small_device(loop, chunk):
         if chunk.size == 4:
             raise jax.errors.JaxRuntimeError(f"{reason}: 4 members")
         return compiled(loop, chunk)
 
-    monkeypatch.setattr(_train, "_compiled", of_a_small_device)
+    monkeypatch.setattr(_chunks, "compiled", of_a_small_device)
     flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")
     reason = "RESOURCE_EXHAUSTED"
     done = good(call(tmp_path, *flags, draw=False))

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_train import assert_same_bits, compilations, image_vae, leaves
 
+from experiments._chunks import chunks_of
 from experiments._grid import Member
-from experiments._train import bytes_used, chunks_of
+from experiments._program import bytes_used
 from vae_jax.evaluation import estimate_elbo
 from vae_jax.networks import NETWORKS
 from vae_jax.objectives import Objective, beta
