@@ -28,16 +28,8 @@ from experiments._benchmark_sweep import (
     widths_of,
 )
 from experiments._benchmark_trial import Trial, yardstick
-from experiments._peers import (
-    Peer,
-    Problem,
-    import_torch,
-    jax_steps_peer,
-    neg_elbo_of,
-    tensor_batches,
-    torch_graph_peer,
-    torch_peer,
-)
+from experiments._peers import Peer, Problem, jax_steps_peer, neg_elbo_of
+from experiments._peers_torch import import_torch, tensor_batches, torch_graph_peer, torch_peer
 from experiments._run import UsageError
 from experiments._timing import (
     Bystanders,

@@ -26,20 +26,10 @@ from experiments._benchmark_model import (
     work_of,
 )
 from experiments._benchmark_page import Measured, in_json, measured_of
-from experiments._peers import (
-    OURS,
-    Peer,
-    Problem,
-    import_torch,
-    jax_peer,
-    jax_steps_peer,
-    loader_batches,
-    neg_elbo_of,
-    tensor_batches,
-    torch_peer,
-)
+from experiments._peers import OURS, Peer, Problem, jax_peer, jax_steps_peer, neg_elbo_of
 from experiments._peers_conv import CONV
 from experiments._peers_pythae import import_pythae, pythae_peer
+from experiments._peers_torch import import_torch, loader_batches, tensor_batches, torch_peer
 from experiments._timing import (
     Bystanders,
     Turns,

@@ -30,7 +30,8 @@ from experiments._benchmark_job import (
 )
 from experiments._benchmark_page import Measured, in_json, measured_of
 from experiments._benchmark_wine import EPOCHS, SEEDS, TORCH_MODELS, OurSweep, torch_models
-from experiments._peers import OURS, import_torch
+from experiments._peers import OURS
+from experiments._peers_torch import import_torch
 from experiments._run import UsageError, check
 from experiments._timing import (
     Bystanders,

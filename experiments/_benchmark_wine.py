@@ -16,7 +16,7 @@ from experiments._benchmark_cost import (
     step_cost,
 )
 from experiments._chunks import chunks_of
-from experiments._peers import import_torch
+from experiments._peers_torch import import_torch
 from experiments._sweep import Task
 from vae_jax import sharding
 from vae_jax.gaussian import LOG_2PI

@@ -10,7 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._peers import Problem, TorchVAE, Twin, import_torch
+from experiments._peers import Problem
+from experiments._peers_torch import TorchVAE, Twin, import_torch
 from vae_jax.types import Params
 
 # Axes of a kernel here in the order of PyTorch's; of a transposed convolution [in, out, ...].

@@ -10,15 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from experiments._peers import (
-    LEARNING_RATE,
-    Peer,
-    Problem,
-    TorchVAE,
-    import_torch,
-    torch_params,
-    torch_vae,
-)
+from experiments._peers import LEARNING_RATE, Peer, Problem
+from experiments._peers_torch import TorchVAE, import_torch, torch_params, torch_vae
 from experiments._run import UsageError
 from vae_jax.types import Params
 

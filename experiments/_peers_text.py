@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._peers import import_torch
+from experiments._peers_torch import import_torch
 from vae_jax.types import PAD, Params
 
 

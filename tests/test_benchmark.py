@@ -36,6 +36,7 @@ from experiments import (
     _peers,
     _peers_conv,
     _peers_text,
+    _peers_torch,
     _timing,
     benchmark,
     mnist,
@@ -245,14 +246,14 @@ def test_torch_computes_the_same_elbo_from_the_same_weights(key, torch):
     q = jax.tree.map(np.float64, terms.q)
     eps = (np.float64(terms.z[:, 0]) - q.mean[:, 0]) * np.exp(-q.log_var[:, 0] / 2)
 
-    model = _peers.torch_vae(problem.params)
+    model = _peers_torch.torch_vae(problem.params)
     flat = torch.from_numpy(np.array(xs).reshape(50, 784))
-    log_lik, kl = _peers.torch_elbo_terms(model, flat, torch.from_numpy(eps).float())
+    log_lik, kl = _peers_torch.torch_elbo_terms(model, flat, torch.from_numpy(eps).float())
     # Sums of 50 x 784 float32 terms of one sign: 1e-5 is some hundred roundings.
     assert float(log_lik.detach()) == pytest.approx(float(jnp.sum(terms.log_lik)), rel=1e-5)
     assert float(kl.detach()) == pytest.approx(float(jnp.sum(terms.kl_per_dim)), rel=1e-5)
 
-    back = _peers.torch_params(model)
+    back = _peers_torch.torch_params(model)
     assert jax.tree.structure(back) == jax.tree.structure(problem.params)
     jax.tree.map(np.testing.assert_array_equal, back, problem.params)
 
@@ -280,7 +281,7 @@ def test_torch_convolves_as_we_do_with_the_same_weights(key, torch):
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
-@pytest.mark.parametrize("batches_of", [_peers.tensor_batches, _peers.loader_batches])
+@pytest.mark.parametrize("batches_of", [_peers_torch.tensor_batches, _peers_torch.loader_batches])
 def test_an_epoch_of_torch_visits_an_image_once_and_in_a_new_order(batches_of, torch):
     batches = batches_of(torch.arange(100)[:, None], 32)
     torch.manual_seed(0)
@@ -1190,11 +1191,11 @@ def test_more_members_than_the_device_takes_are_one_line(monkeypatch):
 
 def test_torch_compiles_the_loss_whole(torch):
     """What the CUDA graph is made of: one graph, no way back into Python."""
-    model = _peers.torch_vae(tiny_problem().params)
+    model = _peers_torch.torch_vae(tiny_problem().params)
     x, eps = torch.rand(32, 784), torch.randn(32, 2)
-    whole = torch.compile(_peers.torch_elbo_terms, fullgraph=True, backend="eager")
+    whole = torch.compile(_peers_torch.torch_elbo_terms, fullgraph=True, backend="eager")
     for compiled, plain in zip(
-        whole(model, x, eps), _peers.torch_elbo_terms(model, x, eps), strict=True
+        whole(model, x, eps), _peers_torch.torch_elbo_terms(model, x, eps), strict=True
     ):
         assert float(compiled.detach()) == pytest.approx(float(plain.detach()))
 
