@@ -3,10 +3,11 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from experiments._anomaly_options import Config
 from experiments._completed import complete
 from experiments._folds import as_subsets, split_of, spread_over_cores
 from experiments._outliers import Detection, image_tasks, table_tasks
@@ -17,9 +18,6 @@ from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.preprocess import BINARIZE, Preprocess, as_stored
 from vae_jax.sweep import Subsets
 from vae_jax.tabular import make_table_vae
-
-if TYPE_CHECKING:
-    from experiments.anomaly import Config
 
 # What the runs of images are called, and what is loaded for each: without MNIST digits stand for
 # it, under a name that tells them from the table.
@@ -58,7 +56,7 @@ class Problem:
     source: dict[str, Any]
 
 
-def of_table(config: "Config", name: str) -> Problem:
+def of_table(config: Config, name: str) -> Problem:
     """The tasks of a table that scikit-learn carries, and its model."""
     source, tasks = table_tasks(name, config.seed)
     splits = {key: split_of(source, task.train, task.test) for key, task in tasks.items()}
@@ -101,7 +99,7 @@ def of_table(config: "Config", name: str) -> Problem:
     )
 
 
-def of_images(config: "Config") -> Problem:
+def of_images(config: Config) -> Problem:
     """The tasks of MNIST, or of the digits that stand in for it, and their model.
 
     Raises:

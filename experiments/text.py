@@ -19,19 +19,20 @@ import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from experiments._distributed import connected
 from experiments._folder import RunFolder
 from experiments._grid import Axis, Member, grid, short, shown_axes
 from experiments._loaded import as_config
 from experiments._noise import elbo_of
-from experiments._options import RunOptions, check_options, folder_name
-from experiments._run import as_words, check, check_members, flag_of, main
+from experiments._options import folder_name
+from experiments._run import check, main
 from experiments._shards import Conclude, launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._text_commands import COMMANDS, answer
 from experiments._text_numbers import TextMeasures
+from experiments._text_options import EXPERIMENT, STRENGTHS, Config, validate
 from experiments._text_report import TextReport
 from vae_jax.data import Sentences, TextRules, buckets, lengths_of, load_sentences, read_text_file
 from vae_jax.preprocess import tokens_as_stored
@@ -39,141 +40,8 @@ from vae_jax.remedies import make_text_trainer
 from vae_jax.text import make_text_vae
 from vae_jax.train import OPTIMIZERS
 
-EXPERIMENT = "text"
 PROG = "python -m experiments.text"
 WITHOUT_Z = "without_z"
-# Of each remedy, the setting that says how much of it; `none` has none.
-STRENGTHS = {
-    "none": None,
-    "warmup": "warmup_epochs",
-    "cyclical": "cycle_epochs",
-    "free_bits": "free_bits",
-    "word_dropout": "word_dropout",
-    "aggressive": "aggressive_epochs",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(RunOptions):
-    """Train variational autoencoders of sentences, and show what their latent space holds.
-
-    Other commands: generate, interpolate, nearest, reconstruct, each with --help.
-    """
-
-    dataset: Literal["grammar", "tinyshakespeare"] | None = None
-    """grammar: sentences of a probabilistic grammar whose entropy is known (without it and
-    without --text-file); tinyshakespeare: its lines."""
-    text_file: Path | None = None
-    """A text of your own, UTF-8, one sentence a line; its last tenth is held out."""
-    level: Literal["words", "characters"] = "words"
-    """What a token is."""
-    max_length: int | None = None
-    """Tokens of the longest sentence with its end, 32 words or 128 characters without it;
-    longer ones are cut off, and counted."""
-    strict: bool = False
-    """Refuse a text with a longer sentence."""
-    max_words: int = 10_000
-    """The most frequent tokens are the vocabulary, at most so many."""
-    min_count: int = 2
-    """How often a token must stand in the training text to be one of them."""
-    sentences: int = 40_000
-    """Sentences of the grammar to train on."""
-    remedy: tuple[str, ...] = ("none", "free_bits")
-    """Against posterior collapse: none, warmup, cyclical, free_bits, word_dropout, aggressive,
-    or several in one model, warmup+word_dropout."""
-    beta: tuple[float, ...] = (1.0,)
-    """Weight of the KL term; 1 is the evidence lower bound."""
-    warmup_epochs: tuple[float, ...] = (3.0,)
-    """warmup: epochs in which the weight of the KL rises from 0."""
-    cycle_epochs: tuple[float, ...] = (3.0,)
-    """cyclical: epochs from one weight of 0 to the next."""
-    free_bits: tuple[float, ...] = (0.25,)
-    """free_bits: nats of each latent dimension that cost nothing."""
-    word_dropout: tuple[float, ...] = (0.3,)
-    """word_dropout: share of the words that the decoder is not shown in training."""
-    aggressive_epochs: tuple[float, ...] = (2.0,)
-    """aggressive: epochs in which the encoder takes five steps for each of the decoder."""
-    seed: tuple[int, ...] = (0,)
-    """Seeds of the weights, the shuffling and the noise."""
-    epochs: int = 10
-    """Passes through the training sentences."""
-    latent_dim: int = 16
-    """Dimensions of the latent z."""
-    hidden: int = 64
-    """Units of each GRU."""
-    embedding: int = 32
-    """Numbers for each token."""
-    batch_size: int = 64
-    """Sentences in a minibatch; the remainder of an epoch that fills none is left out."""
-    optimizer: Literal["adam", "adamw", "adagrad", "adamax", "rmsprop", "sgd"] = "adam"
-    """From optax."""
-    learning_rate: tuple[float, ...] = (2e-3,)
-    """Step size of the optimiser."""
-    num_samples: int = 500
-    """Importance samples of each log p(x)."""
-    eval_sentences: int = 500
-    """Held-out sentences whose log p(x) is estimated, the first ones."""
-    data_dir: Path | None = None
-    """Folder with tinyshakespeare, VAE_JAX_DATA without it; or with the file of --text-file,
-    where it is no longer at its own place."""
-
-
-def validate(config: Config) -> Config:
-    """Refuse what cannot be trained, before anything is read or written.
-
-    Args:
-        config: as given.
-
-    Returns:
-        The configuration with its data set filled in.
-
-    Raises:
-        UsageError: naming the value and what is allowed.
-    """
-    check_options(config, EXPERIMENT)
-    if config.text_file is not None:
-        check(config.dataset is None, "--dataset", config.dataset, "not together with --text-file")
-    dataset = config.dataset or (None if config.text_file else "grammar")
-    if dataset != "grammar":
-        own = config.sentences == Config.sentences
-        check(own, "--sentences", config.sentences, "belongs to --dataset grammar")
-    named = ", ".join(STRENGTHS)
-    check(len(config.remedy) > 0, "--remedy", "(nothing)", f"some of {named}")
-    used = set()
-    for remedy in config.remedy:
-        parts = remedy.split("+")
-        known = all(part in STRENGTHS for part in parts)
-        check(known, "--remedy", remedy, f"{named}, or several joined by +")
-        once = len(set(parts)) == len(parts) and (len(parts) == 1 or "none" not in parts)
-        check(once, "--remedy", remedy, "each part once, and none alone")
-        check(config.remedy.count(remedy) == 1, "--remedy", remedy, "given twice")
-        used |= set(parts)
-    for remedy, field in STRENGTHS.items():
-        if field is None:
-            continue
-        values = getattr(config, field)
-        allowed = "a finite number above 0 is needed; --remedy none is without"
-        check_members(flag_of(field), values, allowed, low=1e-30)
-        given = values != getattr(Config, field)
-        belongs = not given or remedy in used
-        check(belongs, flag_of(field), as_words(values), f"belongs to --remedy {remedy}")
-    for rate in config.word_dropout:
-        check(rate <= 1, "--word-dropout", rate, "a share from 0 to 1 is needed")
-    check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
-    allowed = "a finite number above 0 is needed"
-    check_members("--learning-rate", config.learning_rate, allowed, low=1e-30)
-    check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
-    for seed in config.seed:
-        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
-    for field, least in (("max_length", 2), ("max_words", 2), ("min_count", 1)):
-        value = getattr(config, field)
-        fits = value is None or value >= least
-        check(fits, flag_of(field), value, f"a whole number of {least} or more is needed")
-    positive = ("latent_dim", "hidden", "embedding", "batch_size", "num_samples")
-    for field in (*positive, "eval_sentences", "sentences"):
-        value = getattr(config, field)
-        check(value >= 1, flag_of(field), value, "a whole number of 1 or more is needed")
-    return dataclasses.replace(config, dataset=dataset)
 
 
 def text_of_run(config: Config) -> Sentences:
