@@ -6,6 +6,7 @@ import sys
 from types import FrameType, TracebackType
 
 from experiments._folder import module_name
+from experiments._run import Interrupted
 
 
 class StopRequest:
@@ -41,8 +42,20 @@ class StopRequest:
         self.requested = True
 
 
-def resume_command() -> str:
-    """What was typed, with `--resume`."""
+def interruption(what: str, epoch: int, epochs: int) -> Interrupted:
+    """That a run was stopped after an epoch, and the command that goes on with it.
+
+    Args:
+        what: the models in training.
+        epoch: the last one, which is saved.
+        epochs: how many there were to be.
+    """
+    done = f"stopped after epoch {epoch} of {epochs} of {what}, which is saved"
+    left_to_do = "go on" if epoch < epochs else "finish"
+    return Interrupted(f"{done}; to {left_to_do}:\n  {_resume_command()}")
+
+
+def _resume_command() -> str:
     again = ("--resume", "--overwrite", "--requeue")
     words = [word for word in sys.argv[1:] if word not in again]
     return shlex.join(["python", "-m", module_name(), *words, "--resume"])

@@ -18,9 +18,8 @@ from experiments._grid import Member
 from experiments._metrics import good_epochs, problem_of, row_of
 from experiments._program import Chunk, Loop, bytes_of_state, compiled
 from experiments._progress import TrainingProgress
-from experiments._run import Interrupted
 from experiments._saved import Snapshots, load_population, trimmed
-from experiments._stop import StopRequest, resume_command
+from experiments._stop import StopRequest, interruption
 from vae_jax import sharding
 from vae_jax.checkpoint import Checkpoints
 from vae_jax.evaluation import ElboEstimate
@@ -110,23 +109,19 @@ class _Session(NamedTuple):
 
 
 def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Trained]:
-    loop, run, rows = session.loop, session.run, session.rows
+    """Train some members together, from the start or from their latest checkpoint."""
+    loop = session.loop
     members = place_members(chunk.population(), loop.mesh)
-    shown = [member for member in chunk.members if member.name in session.drawn]
     snapshots = Snapshots(chunk.folder / "snapshots.npz")
     start, population = 0, loop.sweep.init(members)
+    none_failed: Any = np.zeros((3, chunk.size))
+    status = Status(*none_failed)
     with Checkpoints(chunk.folder / "states") as checkpoints:
         if resume:
             start, population = load_population(checkpoints, population, len(chunk.members))
             snapshots.load(start)
-        none_failed: Any = np.zeros((3, chunk.size))
-        status = Status(*none_failed)
-        if resume:
             _, status = jax.device_get(loop.sweep.evaluate(population, members, session.test))
-            good = good_epochs(loop, status, start)
-            rows.update(trimmed(rows, chunk.members, good, loop.passes, run))
-            session.progress.resume(good[: len(chunk.members)], start)
-            run.write_rows("metrics.csv", [row for own in rows.values() for row in own])
+            _trim_rows(session, chunk, status, start)
         for epoch in range(start + loop.passes, loop.epochs + 1, loop.passes):
             training = _training(chunk, status)
             if not training:
@@ -141,15 +136,11 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
             seen = loop.passes * loop.steps_per_epoch * loop.batch_size
             rate = len(training) * seen / seconds
             new = [row_of(chunk.members[i], epoch, report, i, rate) for i in left]
-            for row in new:
-                rows[row["member"]].append(row)
-            run.append_rows("metrics.csv", new)
-            session.progress.epoch(str(chunk), epoch, new, len(training) - len(left))
+            _write_epoch(session, chunk, epoch, new, len(training) - len(left))
             if loop.picture is not None and epoch in snapshot_epochs(loop.epochs):
-                for member in shown:
-                    if chunk.members.index(member) in left:
-                        params = _params(session, chunk, population, member)
-                        snapshots.add(member.name, epoch, loop.picture, params)
+                for member in _shown(session, [chunk.members[i] for i in left]):
+                    params = _params(session, chunk, population, member)
+                    snapshots.add(member.name, epoch, loop.picture, params)
             for i in training:
                 if i not in left:
                     said = problem_of(status, i, loop)
@@ -162,15 +153,14 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
                 checkpoints.save(epoch, population)
             if stopping:
                 checkpoints.wait()
-                done = f"stopped after epoch {epoch} of {loop.epochs} of {chunk}, which is saved"
-                left_to_do = "go on" if epoch < loop.epochs else "finish"
-                raise Interrupted(f"{done}; to {left_to_do}:\n  {resume_command()}")
+                raise interruption(str(chunk), epoch, loop.epochs)
         final, status = jax.device_get(loop.sweep.evaluate(population, members, session.test))
-        params = {m.name: _params(session, chunk, population, m) for m in shown}
+        shown = _shown(session, chunk.members)
+        params = {member.name: _params(session, chunk, population, member) for member in shown}
     return [
         Trained(
             member=member,
-            rows=rows[member.name],
+            rows=session.rows[member.name],
             final=ElboEstimate(*(leaf[i] for leaf in final)),
             problem=problem_of(status, i, loop),
             params=params.get(member.name),
@@ -178,6 +168,28 @@ def _train_chunk(session: _Session, chunk: Chunk, *, resume: bool) -> list[Train
         )
         for i, member in enumerate(chunk.members)
     ]
+
+
+def _trim_rows(session: _Session, chunk: Chunk, status: Status, start: int) -> None:
+    """Leave of the rows that were saved those up to the checkpoint to start from."""
+    loop, run, rows = session.loop, session.run, session.rows
+    good = good_epochs(loop, status, start)
+    rows.update(trimmed(rows, chunk.members, good, loop.passes, run))
+    session.progress.resume(good[: len(chunk.members)], start)
+    run.write_rows("metrics.csv", [row for own in rows.values() for row in own])
+
+
+def _write_epoch(session: _Session, chunk: Chunk, epoch: int, new: list[Row], failed: int) -> None:
+    """Write the rows of an epoch, and the line that sums them up."""
+    for row in new:
+        session.rows[row["member"]].append(row)
+    session.run.append_rows("metrics.csv", new)
+    session.progress.epoch(str(chunk), epoch, new, failed)
+
+
+def _shown(session: _Session, members: Sequence[Member]) -> list[Member]:
+    """Those of some members whose pictures and parameters are wanted."""
+    return [member for member in members if member.name in session.drawn]
 
 
 def _training(chunk: Chunk, status: Status) -> list[int]:
