@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments._anomaly_options import Config
 from experiments._completed import complete
-from experiments._folds import as_subsets, split_of, spread_over_cores
+from experiments._folds import as_subsets, each_once, split_of, spread_over_cores
 from experiments._outliers import Detection, image_tasks, table_tasks
 from vae_jax.data import load_images
 from vae_jax.likelihoods import LIKELIHOODS
@@ -37,7 +37,7 @@ class Problem:
         preprocess: from a stored example to x.
         tasks: by the class that is left out (-1: always the same) and the seed.
         data: the normal training examples of each task, cut to the same number.
-        test: the normal test examples of each task; of images cut to the same number.
+        test: the normal test examples of each task, of which none is left out.
         halves: `task -> (train, test)`, stored examples to score.
         plain: `task -> (train, test)`, complete and on one scale, for the methods beside ours.
         source: for the provenance.
@@ -121,8 +121,7 @@ def of_images(config: Config) -> Problem:
     )
     vae = make_vae(encoder, decoder, likelihood, x_shape=shape, latent_dim=size)
     tasks = image_tasks(images.train_labels, images.test_labels, config.seed)
-    fewest = min(int(np.sum(~task.is_anomaly)) for task in tasks.values())
-    normal = [task.test[~task.is_anomaly][:fewest] for task in tasks.values()]
+    normal = [task.test[~task.is_anomaly] for task in tasks.values()]
 
     def halves(key: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         return images.train_images[tasks[key].train], images.test_images[tasks[key].test]
@@ -141,7 +140,7 @@ def of_images(config: Config) -> Problem:
         preprocess=BINARIZE[config.binarize],
         tasks=tasks,
         data=Subsets(images.train_images, np.array([t.train for t in tasks.values()], np.int32)),
-        test=Subsets(images.test_images, np.array(normal, np.int32)),
+        test=each_once(images.test_images, normal),
         halves=halves,
         plain=plain,
         source={"source": images.source, "sha256": images.sha256},

@@ -79,8 +79,7 @@ def as_subsets(splits: Sequence[Split]) -> tuple[Subsets, Subsets]:
     train on as many rows of each split as the shortest one has, so that no row is seen twice in
     an epoch: which rows of a longer one are left out is drawn by chance, from a generator that
     the rows themselves seed. Whatever reads `Split.train_features` has all of them. Of the
-    held-out rows none is left out, and each counts once: behind those of a split that has fewer
-    its last one is repeated, which `Subsets.counts` keeps out of every mean.
+    held-out rows none is left out (`each_once`).
 
     Args:
         splits: of one table.
@@ -98,11 +97,28 @@ def as_subsets(splits: Sequence[Split]) -> tuple[Subsets, Subsets]:
     ]
     train = Subsets(np.concatenate(trained), np.array(kept, np.int32))
     held_out = [split.test_features for split in splits]
-    counts = np.array([len(part) for part in held_out], np.int32)
+    parts = np.split(np.arange(sum(map(len, held_out))), _starts(held_out)[1:])
+    return train, each_once(np.concatenate(held_out), parts)
+
+
+def each_once(examples: np.ndarray, parts: Sequence[np.ndarray]) -> Subsets:
+    """Held-out examples of splits that may differ in length, of which each counts once.
+
+    Behind those of a split that has fewer its last one is repeated, which `Subsets.counts` keeps
+    out of every mean.
+
+    Args:
+        examples: of all splits.
+        parts: which of them each split holds out.
+
+    Returns:
+        The data to evaluate on.
+    """
+    counts = np.array([len(part) for part in parts], np.int32)
     places = np.minimum(np.arange(counts.max()), counts[:, None] - 1)
-    rows = (_starts(held_out)[:, None] + places).astype(np.int32)
+    rows = [part[own] for part, own in zip(parts, places, strict=True)]
     is_whole = counts.min() == counts.max()
-    return train, Subsets(np.concatenate(held_out), rows, None if is_whole else counts)
+    return Subsets(examples, np.array(rows, np.int32), None if is_whole else counts)
 
 
 def _starts(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -426,16 +426,22 @@ def test_kinds_are_inferred_from_the_rows_of_fit(mixed):
 
 def test_probabilities_of_columns_with_codes_sum_to_one():
     rng = np.random.default_rng(0)
-    X = np.stack([rng.integers(2, size=150), rng.integers(3, size=150)], axis=1).astype(float)
-    vae = VAE(**SMALL | {"num_samples": 2000, "epochs": 20}, kinds=["binary", "categorical"])
+    ripe = rng.integers(2, size=150)
+    X = np.stack([ripe, np.where(rng.random(150) < 0.2, 1, 2 * ripe)], axis=1).astype(float)
+    # Columns that hang together, and a small beta, so that the posterior is not the prior.
+    changed = {"num_samples": 2000, "epochs": 100, "beta": 0.5}
+    vae = VAE(**SMALL | changed, kinds=["binary", "categorical"])
     table = np.array([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0, 2.0)])
     total = np.exp(vae.fit(X).score_samples(table)).sum()
+    assert vae.history_["kl"][-1] > 0.5
     # The same six rows under 64 other numbers have noise that is independent of this.
     numbers = rng.integers(2**32, size=(64 * 6), dtype=np.uint32)
     rows = np.tile(vae.encoding_.encode(table), (64, 1))
     others = np.exp(vae._program().score(key_of(0), vae.params_, rows, numbers))
-    error = float(others.reshape(64, 6).sum(axis=1).std())
+    totals = others.reshape(64, 6).sum(axis=1)
+    error = float(totals.std())
     assert total == pytest.approx(1, abs=4 * error)
+    assert totals.mean() == pytest.approx(1, abs=4 * error / 8)
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,17 @@ def test_digits_without_one_digit_are_trained_on_and_judged_once():
     assert (counts.min(), counts.max()) == (807, 812)
 
 
+def test_images_without_one_digit_are_all_judged_once(few_digits):
+    problem = _anomaly_problems.of_images(anomaly.Config(dataset=("mnist",), seed=(0,)))
+    images, judged = load_images("digits"), np.asarray(problem.test.rows)
+    counts = np.asarray(problem.test.counts)
+    for (left_out, _), own, count in zip(problem.tasks, judged, counts, strict=True):
+        normal = np.flatnonzero(images.test_labels[:80] != left_out)
+        np.testing.assert_array_equal(own[:count], normal)
+        assert set(own[count:]) <= {normal[-1]}
+    assert counts.min() < counts.max() == judged.shape[1]
+
+
 def mixed_csv(path: Path, rows: int = 60) -> None:
     """A table with all kinds of columns, a constant one and gaps."""
     rng = np.random.default_rng(0)
