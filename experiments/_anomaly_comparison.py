@@ -15,6 +15,7 @@ from experiments._report import Result, markdown_table, over_seeds, plus_minus
 
 ALPHA = 0.1  # false alarms that the conformal threshold allows
 NUMBERS = ("auroc", "ap")
+RATES = ("false_alarms", "detections")
 Found = Mapping[str, Sequence[Result]]  # by method, a result for each task
 
 
@@ -23,7 +24,8 @@ class Comparison(NamedTuple):
 
     Attributes:
         found: `auroc` and `ap` of every method on every task.
-        rates: `false_alarms` and `detections` of conformal p-values, by what they are of.
+        rates: `RATES` of conformal p-values, by what sets the models apart that they are of,
+            such as a beta or a latent size; empty where nothing does.
     """
 
     found: Found
@@ -38,7 +40,7 @@ class Comparison(NamedTuple):
             task: which of `PROTOCOLS`.
             told: Markdown below the table.
         """
-        title = f"{title}: anomaly detection, mean ± standard error{self._over()}"
+        title = f"{title}: anomaly detection{self._over()}"
         columns, rows = self._cells()
         protocol = PROTOCOLS[task]
         protocol += f" Methods of scikit-learn are fitted on {MOST_FITTED:,} rows at most."
@@ -49,10 +51,7 @@ class Comparison(NamedTuple):
             "anomaly.json",
             {
                 "methods": {method: _numbers(own) for method, own in self.found.items()},
-                "conformal": {
-                    "alpha": ALPHA,
-                    **(self.rates if len(self.rates) > 1 else next(iter(self.rates.values()))),
-                },
+                "conformal": {"alpha": ALPHA, **self.rates.get("", self.rates)},
             },
         )
         print_table(title, columns[:3], [row[:3] for row in rows])
@@ -114,9 +113,10 @@ class Comparison(NamedTuple):
         return sorted({result.columns["seed"] for own in self.found.values() for result in own})
 
     def _over(self) -> str:
-        if len(self._seeds()) > 1:
-            return " over seeds"
-        return " over what was left out" if len(self._places()) > 1 else ""
+        """What the error in a cell is over; a single number has none."""
+        over = "seeds" if len(self._seeds()) > 1 else "what was left out"
+        repeated = max(len(self._seeds()), len(self._places())) > 1
+        return f", mean ± standard error over {over}" if repeated else ""
 
 
 def of_run(run: RunFolder) -> Comparison:
@@ -141,7 +141,7 @@ def of_run(run: RunFolder) -> Comparison:
         for method, numbers in saved["methods"].items()
     }
     rates = {name: value for name, value in saved["conformal"].items() if name != "alpha"}
-    return Comparison(found, {"": rates})
+    return Comparison(found, {"": rates} if rates.keys() == set(RATES) else rates)
 
 
 def joined(by_size: Mapping[int, Comparison]) -> Comparison:
@@ -159,7 +159,8 @@ def joined(by_size: Mapping[int, Comparison]) -> Comparison:
         for method, results in own.found.items():
             name = method if method in WITHOUT_DIMENSIONS else f"{method}, {size}-D"
             found.setdefault(name, results)
-        rates[f"{size}-D"] = own.rates[""]
+        for of, means in own.rates.items():
+            rates[f"{of}, {size}-D" if of else f"{size}-D"] = means
     return Comparison(found, rates)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments._anomaly_comparison import ALPHA, Comparison
+from experiments._anomaly_comparison import ALPHA, RATES, Comparison
 from experiments._anomaly_problems import Problem
 from experiments._folder import RunFolder
 from experiments._grid import Member, described, short
@@ -73,7 +73,8 @@ class AnomalyReport:
         keys = list(self.problem.tasks)
         measured: list[dict[str, float]] = []
         found: dict[str, list[Result]] = {}
-        beside: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        rated: dict[str, list[dict[str, float]]] = {}
+        beside: set[tuple[int, int]] = set()  # tasks that the other methods were given
         maps: dict[tuple[int, int], np.ndarray] = {}
         shown: Shown | None = None
         for number, member in enumerate(trained):
@@ -84,36 +85,40 @@ class AnomalyReport:
             truth = self.problem.tasks[key].is_anomaly
             train, test = self.problem.halves(key)
             scored = scorer(member.params, test)
+            swept = _swept(member.member)
             if key not in beside:
-                dims, seed = self.latent_dim, key[1]
-                train_plain, test_plain = self.problem.plain(key)
-                beside[key] = dict(other_methods(train_plain, test_plain, dims, seed))
-                for name, scores in beside[key].items():
-                    found.setdefault(name, []).append(_judged(name, member.member, scores, truth))
+                beside.add(key)
+                others = other_methods(*self.problem.plain(key), self.latent_dim, key[1])
+                # Of the task alone: they know nothing of what is swept.
+                columns = member.member.columns
+                columns = {name: columns[name] for name in columns if name not in swept}
+                for name, scores in others.items():
+                    found.setdefault(name, []).append(_judged(name, columns, scores, truth))
             own = {}
             for score in SCORES:
                 name = self._method(member.member, score)
-                result = _judged(name, member.member, scored.scores[score], truth)
+                result = _judged(name, member.member.columns, scored.scores[score], truth)
                 found.setdefault(name, []).append(result)
                 own |= {f"{score}_{what}": value for what, value in result.also.items()}
-            own |= _conformal(scored.scores["neg_log_likelihood"], truth)
-            measured.append(own)
+            rates = _conformal(scored.scores["neg_log_likelihood"], truth)
+            rated.setdefault(self._beta_of(member.member), []).append(rates)
+            measured.append(own | rates)
             told = above_normal(scored.per_dim, truth)
             if shown is None:
                 normal = scorer(member.params, train[:5_000]).scores["neg_log_likelihood"]
                 costs = scored.scores["neg_log_likelihood"]
                 arrays = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
                 arrays |= {"per_dim": told.reshape(-1)}
-                shown = Shown(described(member.member.columns), _swept(member.member), arrays)
-            if not self.problem.features and _swept(member.member) == shown.setting:
+                shown = Shown(described(member.member.columns), swept, arrays)
+            if not self.problem.features and swept == shown.setting:
                 maps[key] = told[..., 0]
             print(f"scored {number + 1}/{len(trained)}: {member.member.name}", flush=True)
         if shown is not None:
-            rates = {
-                name: float(np.mean([own[name] for own in measured if own]))
-                for name in ("false_alarms", "detections")
+            means = {
+                of: {name: float(np.mean([rates[name] for rates in own])) for name in RATES}
+                for of, own in rated.items()
             }
-            comparison = Comparison(found, {"": rates})
+            comparison = Comparison(found, means)
             comparison.write(run, title=self.title, task=self.problem.task, told=self._told(shown))
             if self.figures:
                 comparison.draw(run, name=self.problem.name, title=self.title)
@@ -122,8 +127,12 @@ class AnomalyReport:
         return measured
 
     def _method(self, member: Member, score: str) -> str:
-        several = len(self.betas) > 1
-        return NAMES[score] + (f", beta {short(member.columns['beta'])}" if several else "")
+        beta = self._beta_of(member)
+        return f"{NAMES[score]}, {beta}" if beta else NAMES[score]
+
+    def _beta_of(self, member: Member) -> str:
+        """What tells the model from those of other betas; empty where there is one."""
+        return f"beta {short(member.columns['beta'])}" if len(self.betas) > 1 else ""
 
     def _told(self, shown: Shown) -> str:
         """Which columns give the anomalies away, as a table."""
@@ -209,14 +218,16 @@ def _swept(member: Member) -> dict[str, float]:
     return {name: value for name, value in member.setting.items() if name != "left_out"}
 
 
-def _judged(method: str, member: Member, scores: np.ndarray, truth: np.ndarray) -> Result:
+def _judged(
+    method: str, columns: dict[str, float], scores: np.ndarray, truth: np.ndarray
+) -> Result:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     numbers = {
         "auroc": float(roc_auc_score(truth, scores)),
         "ap": float(average_precision_score(truth, scores)),
     }
-    return Result(method, member.columns, [], {}, None, numbers)
+    return Result(method, columns, [], {}, None, numbers)
 
 
 def _conformal(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -8,20 +8,19 @@
   anomalies: the make-up of ADBench's "WDBC", another data set than its "breastw".
   The unsupervised protocol, with the anomalies among the training rows, is not run.
 - `digits`: of scikit-learn's 8x8 digits each one in turn is the anomaly, all of its rows.
-
-A random half of the normal rows is trained on, by the seed; the other half and the anomalies
-are the test. Of digits, where the halves have 807 to 811 rows, models train on 807 of each
-(`as_subsets`), and scikit-learn's methods on all.
-
 - `mnist`: each digit in turn is the anomaly. Trained on the other nine digits of the training
-  images, cut to the same number for every digit; tested on all test images.
+  images, cut at random to the same number for every digit; tested on all test images.
+
+Of the tables a random half of the normal rows is trained on, by the seed; the other half and the
+anomalies are the test. Of digits, where the halves have 807 to 811 rows, models train on 807 of
+each (`as_subsets`), and scikit-learn's methods on all.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from vae_jax.data import Table, load_table
 
@@ -57,8 +56,8 @@ class Detection(NamedTuple):
         is_anomaly: the truth of each of them.
     """
 
-    train: np.ndarray
-    test: np.ndarray
+    train: Int[np.ndarray, " train"]
+    test: Int[np.ndarray, " test"]
     is_anomaly: Bool[np.ndarray, " test"]
 
 
@@ -86,7 +85,11 @@ def table_tasks(name: str, seeds: Sequence[int]) -> tuple[Table, dict[tuple[int,
 def image_tasks(
     train_labels: np.ndarray, test_labels: np.ndarray, seeds: Sequence[int]
 ) -> dict[tuple[int, int], Detection]:
-    """Each class in turn left out of the training images, by the class and the seed."""
+    """Each class in turn left out of the training images, by the class and the seed.
+
+    One program trains them all, so each trains on as many images as the fewest there are without
+    a class; which of the others are left out is drawn at random.
+    """
     classes = np.unique(train_labels)
     fewest = min(int(np.sum(train_labels != left_out)) for left_out in classes)
     tasks = {}

@@ -468,18 +468,23 @@ def test_the_tasks_are_made_up_as_they_say():
 
 def test_wine_anomalies_beside_other_methods(tmp_path):
     flags = ("--dataset", "wine", "--seed", "0", "1", "--epochs", "20", "--hidden", "8")
-    done = call(anomaly, tmp_path, *flags, "--num-samples", "4")
+    done = call(anomaly, tmp_path, *flags, "--num-samples", "4", "--beta", "1", "4")
     assert (done.code, done.err) == (0, "")
     (run,) = (tmp_path / "results" / "anomaly").iterdir()
     found = read(run / "anomaly.json")
     members = read(run / "summary.json")["members"]
-    assert len(found["methods"]) == 7
+    assert len(found["methods"]) == 3 + 2 * 4
+    # What knows no beta has none, and stands there once for each seed.
+    own = found["methods"]["PCA"]["each"]
+    assert [each.keys() for each in own] == 2 * [{"seed", "auroc", "ap"}]
     # Chance is 0.5, with a standard error of 0.1 for 10 anomalies among 60 normal rows.
     for method in ("VAE, -ELBO", "VAE, -log p(x)", "VAE, reconstruction"):
-        assert found["methods"][method]["auroc"]["mean"] > 0.5 + 3 * 0.1
-    for rate in ("false_alarms", "detections"):
-        expected = np.mean([member["also"][rate] for member in members])
-        assert found["conformal"][rate] == pytest.approx(expected)
+        assert found["methods"][f"{method}, beta 1"]["auroc"]["mean"] > 0.5 + 3 * 0.1
+    for beta in (1, 4):  # a rate is of models of one kind
+        for rate, mean in found["conformal"][f"beta {beta}"].items():
+            rates = [member["also"][rate] for member in members if member["beta"] == beta]
+            assert mean == pytest.approx(np.mean(rates))
+        assert f"beta {beta}: conformal p-values" in done.out
     # The scores of the first model are kept: its numbers by hand, pair by pair.
     with np.load(run / "figures" / "scores.npz") as scores:
         normal, odd = scores["normal"], scores["anomaly"]
@@ -532,6 +537,8 @@ def test_the_runs_of_a_command_that_was_stopped_are_resumed_or_begun(tmp_path):
     assert [name.split("-")[0] for name in runs] == ["breast_cancer", "wine"]
     text = (tmp_path / "results" / "anomaly" / runs[1] / "anomaly.md").read_text("utf-8")
     assert "the first ten rows of class 0 are anomalies" in text
+    # One model of one task: its numbers have no error.
+    assert "10 epochs: anomaly detection\n" in text
     assert "| proline |" in text
 
 
@@ -622,13 +629,15 @@ def test_a_report_names_the_latent_sizes_that_came_to_an_end(tmp_path):
     rates = {"false_alarms": 0.1, "detections": 0.5}
     for folder in folders.values():
         folder.create(given, overwrite=True)
-    own = Comparison({found.name: [found]}, {"": rates})
-    own.write(folders[3], title="wine", task="wine")
+    of_betas = Comparison({found.name: [found]}, {"beta 1": rates, "beta 4": rates})
+    of_betas.write(folders[3], title="wine", task="wine")
     whole = anomaly.Whole(given, RunFolder(tmp_path / "both"), folders, {"source": "wine"})
     whole.report()
     [provenance] = read(tmp_path / "both" / "provenance.json")["runs"]
     assert provenance["data"] == {"source": "wine", "runs": ["both-z3"]}
-    assert list(read(tmp_path / "both" / "anomaly.json")["methods"]) == ["VAE, -ELBO, 3-D"]
+    saved = read(tmp_path / "both" / "anomaly.json")
+    assert list(saved["methods"]) == ["VAE, -ELBO, 3-D"]
+    assert list(saved["conformal"]) == ["alpha", "beta 1, 3-D", "beta 4, 3-D"]
     assert "z 3 · " in (tmp_path / "both" / "anomaly.md").read_text("utf-8")
 
 

@@ -76,7 +76,8 @@ def anomaly_scores(
 
     Reference:
         An and Cho, Variational autoencoder based anomaly detection using reconstruction
-        probability (2015); the negative ELBO of Tonnaer's thesis.
+        probability (2015), which averages log p(x | z) over samples of z; `reconstruction` has it
+        at their mean. Tonnaer's thesis (Eindhoven 2023) scores by the negative ELBO.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
