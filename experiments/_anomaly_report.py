@@ -1,6 +1,7 @@
 """How well anomalies are found: every model's scores beside other methods'."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -39,6 +40,39 @@ class Shown(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
+@dataclasses.dataclass
+class _Found:
+    """What is found from member to member.
+
+    Attributes:
+        results: of every method, by its name.
+        rates: the conformal rates of the models of each beta.
+        tasks: which the other methods were given.
+        maps: what each pixel adds to the cost of the anomalies of a task.
+        shown: the model that is drawn.
+    """
+
+    results: dict[str, list[Result]] = dataclasses.field(default_factory=dict)
+    rates: dict[str, list[dict[str, float]]] = dataclasses.field(default_factory=dict)
+    tasks: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+    maps: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)
+    shown: Shown | None = None
+
+    def judge(
+        self, method: str, columns: dict[str, float], scores: np.ndarray, truth: np.ndarray
+    ) -> Result:
+        """Add the AUROC and the average precision of some scores."""
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        numbers = {
+            "auroc": float(roc_auc_score(truth, scores)),
+            "ap": float(average_precision_score(truth, scores)),
+        }
+        result = Result(method, columns, [], {}, None, numbers)
+        self.results.setdefault(method, []).append(result)
+        return result
+
+
 @dataclasses.dataclass(frozen=True)
 class AnomalyReport:
     """Scores the test examples of every member, and of the methods beside it.
@@ -69,62 +103,66 @@ class AnomalyReport:
         Returns:
             The numbers of each member, by name; none of one that diverged.
         """
-        scorer = RowScorer(self.problem.vae, self.num_samples, self.problem.preprocess)
-        keys = list(self.problem.tasks)
-        measured: list[dict[str, float]] = []
-        found: dict[str, list[Result]] = {}
-        rated: dict[str, list[dict[str, float]]] = {}
-        beside: set[tuple[int, int]] = set()  # tasks that the other methods were given
-        maps: dict[tuple[int, int], np.ndarray] = {}
-        shown: Shown | None = None
-        for number, member in enumerate(trained):
-            if member.problem is not None:
+        found, measured = _Found(), []
+        for number, one in enumerate(trained):
+            if one.problem is not None:
                 measured.append({})
                 continue
-            key = keys[member.member.split]
-            truth = self.problem.tasks[key].is_anomaly
-            train, test = self.problem.halves(key)
-            scored = scorer(member.params, test)
-            swept = _swept(member.member)
-            if key not in beside:
-                beside.add(key)
-                others = other_methods(*self.problem.plain(key), self.latent_dim, key[1])
-                # Of the task alone: they know nothing of what is swept.
-                columns = member.member.columns
-                columns = {name: columns[name] for name in columns if name not in swept}
-                for name, scores in others.items():
-                    found.setdefault(name, []).append(_judged(name, columns, scores, truth))
-            own = {}
-            for score in SCORES:
-                name = self._method(member.member, score)
-                result = _judged(name, member.member.columns, scored.scores[score], truth)
-                found.setdefault(name, []).append(result)
-                own |= {f"{score}_{what}": value for what, value in result.also.items()}
-            rates = _conformal(scored.scores["neg_log_likelihood"], truth)
-            rated.setdefault(self._beta_of(member.member), []).append(rates)
-            measured.append(own | rates)
-            told = above_normal(scored.per_dim, truth)
-            if shown is None:
-                normal = scorer(member.params, train[:5_000]).scores["neg_log_likelihood"]
-                costs = scored.scores["neg_log_likelihood"]
-                arrays = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
-                arrays |= {"per_dim": told.reshape(-1)}
-                shown = Shown(described(member.member.columns), swept, arrays)
-            if not self.problem.features and swept == shown.setting:
-                maps[key] = told[..., 0]
-            print(f"scored {number + 1}/{len(trained)}: {member.member.name}", flush=True)
-        if shown is not None:
-            means = {
-                of: {name: float(np.mean([rates[name] for rates in own])) for name in RATES}
-                for of, own in rated.items()
-            }
-            comparison = Comparison(found, means)
-            comparison.write(run, title=self.title, task=self.problem.task, told=self._told(shown))
-            if self.figures:
-                comparison.draw(run, name=self.problem.name, title=self.title)
-                self._draw(run, shown)
-                self._draw_maps(run, maps, described(shown.setting))
+            measured.append(self._measure_one(one, found))
+            print(f"scored {number + 1}/{len(trained)}: {one.member.name}", flush=True)
+        if found.shown is not None:
+            self._write(run, found, found.shown)
         return measured
+
+    def _measure_one(self, trained: Trained, found: _Found) -> dict[str, float]:
+        """Judge the scores of one member, and of the methods beside it once for each task."""
+        member = trained.member
+        key = list(self.problem.tasks)[member.split]
+        truth = self.problem.tasks[key].is_anomaly
+        train, test = self.problem.halves(key)
+        scored = self._scorer(trained.params, test)
+        swept = _swept(member)
+        if key not in found.tasks:
+            found.tasks.add(key)
+            others = other_methods(*self.problem.plain(key), self.latent_dim, key[1])
+            # Of the task alone: they know nothing of what is swept.
+            columns = {name: of for name, of in member.columns.items() if name not in swept}
+            for name, scores in others.items():
+                found.judge(name, columns, scores, truth)
+        numbers = {}
+        for score in SCORES:
+            name = self._method(member, score)
+            result = found.judge(name, member.columns, scored.scores[score], truth)
+            numbers |= {f"{score}_{what}": value for what, value in result.also.items()}
+        costs = scored.scores["neg_log_likelihood"]
+        rates = _conformal(costs, truth)
+        found.rates.setdefault(self._beta_of(member), []).append(rates)
+        told = above_normal(scored.per_dim, truth)
+        if found.shown is None:
+            normal = self._scorer(trained.params, train[:5_000]).scores["neg_log_likelihood"]
+            arrays = {"normal": costs[~truth], "anomaly": costs[truth], "train": normal}
+            arrays |= {"per_dim": told.reshape(-1)}
+            found.shown = Shown(described(member.columns), swept, arrays)
+        if not self.problem.features and swept == found.shown.setting:
+            found.maps[key] = told[..., 0]
+        return numbers | rates
+
+    @functools.cached_property
+    def _scorer(self) -> RowScorer:
+        return RowScorer(self.problem.vae, self.num_samples, self.problem.preprocess)
+
+    def _write(self, run: RunFolder, found: _Found, shown: Shown) -> None:
+        """The comparison of all methods, and the figures."""
+        rates = {
+            of: {name: float(np.mean([rates[name] for rates in own])) for name in RATES}
+            for of, own in found.rates.items()
+        }
+        comparison = Comparison(found.results, rates)
+        comparison.write(run, title=self.title, task=self.problem.task, told=self._told(shown))
+        if self.figures:
+            comparison.draw(run, name=self.problem.name, title=self.title)
+            self._draw(run, shown)
+            self._draw_maps(run, found.maps, described(shown.setting))
 
     def _method(self, member: Member, score: str) -> str:
         beta = self._beta_of(member)
@@ -216,18 +254,6 @@ def by_column(names: Sequence[str], nats: np.ndarray) -> dict[str, float]:
 def _swept(member: Member) -> dict[str, float]:
     """The setting of a member; what is left out of its training is none."""
     return {name: value for name, value in member.setting.items() if name != "left_out"}
-
-
-def _judged(
-    method: str, columns: dict[str, float], scores: np.ndarray, truth: np.ndarray
-) -> Result:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    numbers = {
-        "auroc": float(roc_auc_score(truth, scores)),
-        "ap": float(average_precision_score(truth, scores)),
-    }
-    return Result(method, columns, [], {}, None, numbers)
 
 
 def _conformal(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
