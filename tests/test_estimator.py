@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from vae_jax.data import Block
 from vae_jax.estimator import VAE
+from vae_jax.estimator.checks import columns_of
 from vae_jax.estimator.program import key_of, program_of
 from vae_jax.evaluation import memory
 from vae_jax.evaluation.noise import fingerprints
@@ -396,10 +397,11 @@ def test_mixed_columns_have_values_that_are_allowed(mixed):
     assert np.all(abs(draws.mean(axis=0) - X.mean(axis=0)) < 5 * stats.sem(draws))
     holes = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
     holes[0] = np.nan
-    # Of a count it is the mean, which need not be whole.
     filled = vae.impute(holes)
     check_values(filled)
+    np.testing.assert_array_equal(filled[:, 3], np.round(filled[:, 3]))
     np.testing.assert_array_equal(filled[~np.isnan(holes)], holes[~np.isnan(holes)])
+    # Of a count it is the mean, which need not be whole.
     check_values(vae.reconstruct(holes))
     assert np.isfinite(vae.score_samples(holes)).all()
     # A row without a value has the probability 1, by 400 samples of a posterior that is not
@@ -408,7 +410,30 @@ def test_mixed_columns_have_values_that_are_allowed(mixed):
     check_values(VAE(**SMALL, kinds=kinds).fit(holes).sample(20))
 
 
-def test_kinds_are_inferred_from_the_rows_of_fit(mixed):
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([0, 1, 1, 0], "binary"),
+        ([0, np.nan, 1, 0], "binary"),
+        ([False, True, True], "binary"),
+        ([1, 2, 2, 1], "continuous"),
+        ([-1, 1, 1], "continuous"),
+        ([1, 1, 1], "continuous"),
+        ([np.nan, 0, np.nan], "continuous"),
+        ([0, 5, 2, np.nan, 2], "count"),
+        ([0, -5, 2, 2], "continuous"),
+        ([0, 2.5, 2, 2], "continuous"),
+        ([1, 2, 3, 4], "continuous"),
+    ],
+)
+def test_the_kind_of_some_values(values, kind):
+    for dtype in (np.float32, np.float64):
+        [column] = columns_of(np.array(values, dtype)[:, None], "infer", None)
+        assert column.kind == kind
+        assert column.categories == (("0", "1") if kind == "binary" else ())
+
+
+def test_kinds_are_inferred_from_the_rows_of_fit(mixed, tmp_path):
     X, given = mixed
     outlying = np.where(np.arange(len(X)) == 7, 1e4, X[:, 1])
     table = np.column_stack([X[:, :4], outlying, 2 + 3 * X[:, 2], np.arange(len(X))])
@@ -418,6 +443,10 @@ def test_kinds_are_inferred_from_the_rows_of_fit(mixed):
     vae = VAE(**SMALL, kinds="infer").fit(table)
     assert [column.kind for column in vae.encoding_.columns] == kinds
     assert_same(vae, VAE(**SMALL, kinds=kinds).fit(table), table)
+    vae.save(tmp_path / "vae.npz")
+    loaded = VAE.load(tmp_path / "vae.npz")
+    assert loaded.kinds == "infer"
+    assert_same(loaded, vae, table)
     some = VAE(**SMALL, kinds=["categorical", *["infer"] * 6]).fit(table)
     assert [column.kind for column in some.encoding_.columns] == [given[0], *kinds[1:]]
     with pytest.raises(ValueError, match=r"column 'x2', row 0: 2; it is binary"):
@@ -731,6 +760,7 @@ def test_fitting_warns_of_nothing(iris):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vae = VAE(**SMALL).fit(constant)
+        VAE(**SMALL).fit(constant.astype(np.float32))
     # The deviation of 150 times 0.1 is a rounding, by which nothing may be divided.
     assert vae.encoding_.scale[4] == 1
     assert np.isfinite(vae.impute(np.full((1, 5), np.nan))).all()

@@ -65,7 +65,8 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
 
     Args:
         X: the rows.
-        kinds: one kind for all columns, or one for each; "infer" tells it from the values.
+        kinds: one kind for all columns, or one for each; "infer" tells it from the values, by
+            `kind_of_numbers`, but that two of them are binary only where they are 0 and 1.
         names: of the columns; x0, x1, ... where it is None.
 
     Returns:
@@ -91,7 +92,7 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
             raise ValueError(f"column {str(name)!r}: every value is missing")
         if kind == "infer":
             kind = _inferred(X[:, index])
-        largest = np.nanmax(np.abs(X[:, index]))
+        largest = float(np.nanmax(np.abs(X[:, index])))  # a float32 has no limit of this size
         if largest > _LARGEST:
             raise ValueError(f"column {str(name)!r}: {largest:g} is too large to be standardised")
         if kind == "count" and np.nanmax(X[:, index]) > MAX_COUNT:
