@@ -1,4 +1,4 @@
-"""Reading files whose damage is told in one line."""
+"""Reading files whose damage is told in one line, and the words that such lines quote."""
 
 import hashlib
 from collections.abc import Sequence
