@@ -26,14 +26,7 @@ def infer_column(values: Any, name: str) -> tuple[Column, Float[np.ndarray, " ro
     """Tell the kind of a column from its values.
 
     Missing values are left aside. Where at least half of the others are numbers, all have
-    to be, and the column is, by the first rule that fits:
-
-    - continuous: all values are the same one
-    - binary: two different values
-    - continuous: whole numbers, each row one more than the row before (a row number)
-    - count: whole numbers, the lowest 0 to 20, the highest at most 1,000
-    - heavy_tailed: at least 30 rows, with an excess kurtosis over 6
-    - continuous: any other numbers
+    to be, and the kind is the one of `kind_of_numbers`.
 
     A column of text is binary with two different values, and categorical with one, or with
     at most 50 that are fewer than half of the rows. Any other is free text, an error.

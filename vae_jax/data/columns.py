@@ -75,13 +75,25 @@ def as_text(column: Column, value: float) -> str:
 
 
 def kind_of_numbers(values: Float[np.ndarray, " rows"]) -> str:
-    """Tell the kind of a column of numbers, by the rules of `vae_jax.data.cells.infer_column`.
+    """Tell the kind of a column of numbers, by the first rule that fits.
+
+    - continuous: all values are the same one
+    - binary: two different values
+    - continuous: whole numbers, each row one more than the row before (a row number)
+    - count: whole numbers, the lowest 0 to 20, the highest at most 1,000
+    - heavy_tailed: at least 30 values, with an excess kurtosis over 6
+    - continuous: any other numbers
 
     Args:
-        values: the column, NaN where a value is missing; at least one is not.
+        values: the column, NaN where a value is missing, which is left aside; at least one is
+            not.
 
     Returns:
         One of `KINDS`, never "categorical", which no number tells from a count.
+
+    Example:
+        >>> kind_of_numbers(np.array([3.0, 0.0, np.nan, 12.0]))
+        'count'
     """
     seen = values[~np.isnan(values)]
     distinct = len(np.unique(seen))

@@ -51,11 +51,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             "categorical" and "infer" for all or for each. Categories are the codes 0, 1, 2,
             ...; counts go up to 10,000 and are learned well up to some hundred, larger ones are
             better taken as continuous. "infer" goes by the rows of `fit` and the rules of
-            `vae_jax.data.cells.infer_column` for numbers, but that two values are binary only
-            where they are 0 and 1; it takes no column as categorical, since no number tells the
-            code of a category from a count. A later row that does not fit is refused, such as
-            one with a 2 where `fit` saw 0 and 1, and scores under different kinds are not of
-            one scale: for cross-validation and searches give the kinds.
+            `vae_jax.data.columns.kind_of_numbers`, but that two values are binary only where
+            they are 0 and 1; it takes no column as categorical, since no number tells the code
+            of a category from a count. A later row that does not fit is refused, such as one
+            with a 2 where `fit` saw 0 and 1, and scores under other kinds are not on one
+            scale: for cross-validation and searches, give the kinds.
         scale_of: what the spread of a column depends on: "column" learns one for each,
             "row" decodes it from z, "table" learns one for all (with hidden=() this is
             probabilistic PCA).
