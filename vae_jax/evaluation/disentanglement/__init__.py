@@ -13,13 +13,10 @@ call differently. It is the seed of NumPy's generator inside.
 """
 
 from vae_jax.evaluation.disentanglement.batches import beta_vae_score, factor_vae_score
-from vae_jax.evaluation.disentanglement.dimensions import BINS, Dci, dci, mig, sap
-from vae_jax.evaluation.disentanglement.rows import LEAST_ROWS
+from vae_jax.evaluation.disentanglement.dimensions import Dci, dci, mig, sap
 from vae_jax.evaluation.disentanglement.scores import Disentanglement, disentanglement
 
 __all__ = [
-    "BINS",
-    "LEAST_ROWS",
     "Dci",
     "Disentanglement",
     "beta_vae_score",
