@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from experiments._options import RunOptions, check_options
-from experiments._run import check, check_members, flag_of
+from experiments._run import check, check_members, check_seeds, flag_of
 
 EXPERIMENT = "anomaly"
 Dataset = Literal["wine", "breast_cancer", "digits", "mnist"]
@@ -95,9 +95,7 @@ def validate(config: Config) -> Config:
     check_options(filled, EXPERIMENT)
     whole = "a whole number of 1 or more is needed"
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
-    check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
-    for seed in config.seed:
-        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
+    check_seeds(config.seed)
     check_members("--latent-dim", config.latent_dim, whole, low=1)
     for flag in ("batch_size", "num_samples"):
         value = getattr(filled, flag)

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments._grid import short
 from experiments._options import RunOptions, check_options
-from experiments._run import check, check_members, flag_of, is_finite
+from experiments._run import check, check_members, check_seeds, flag_of, is_finite
 from vae_jax.objectives import OBJECTIVES
 
 EXPERIMENT = "mnist"
@@ -128,9 +128,7 @@ def validate(config: Config) -> Config:
         config = dataclasses.replace(config, epochs=EPOCHS[config.budget])
     check_options(config, EXPERIMENT)
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
-    check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
-    for seed in config.seed:
-        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
+    check_seeds(config.seed)
     for flag in ("latent_dim", "batch_size"):
         value = getattr(config, flag)
         check(value >= 1, flag_of(flag), value, "a whole number of 1 or more is needed")

@@ -167,3 +167,14 @@ def check_members(flag: str, values: Sequence[float], allowed: str, low: float) 
         kind = int if isinstance(value, int) else np.float32
         same = [other for other in values if kind(other) == kind(value)]
         check(len(same) == 1, flag, value, "given twice; members must differ")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that are repeated, negative or too large; those from 2^31 are not for users.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    check_members("--seed", seeds, "a whole number of 0 or more is needed", low=0)
+    for seed in seeds:
+        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")

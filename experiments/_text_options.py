@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments._options import RunOptions, check_options
-from experiments._run import as_words, check, check_members, flag_of
+from experiments._run import as_words, check, check_members, check_seeds, flag_of
 
 EXPERIMENT = "text"
 # Of each remedy, the setting that says how much of it; `none` has none.
@@ -128,9 +128,7 @@ def validate(config: Config) -> Config:
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     allowed = "a finite number above 0 is needed"
     check_members("--learning-rate", config.learning_rate, allowed, low=1e-30)
-    check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
-    for seed in config.seed:
-        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
+    check_seeds(config.seed)
     for field, least in (("max_length", 2), ("max_words", 2), ("min_count", 1)):
         value = getattr(config, field)
         fits = value is None or value >= least

@@ -17,7 +17,7 @@ from experiments._grid import Axis, grid, short, shown_axes
 from experiments._imputation import Imputation
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options, folder_name
-from experiments._run import UsageError, check, check_members, flag_of, main
+from experiments._run import UsageError, check, check_members, check_seeds, flag_of, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._tables import NUMBERS, TableReport
@@ -100,9 +100,7 @@ def validate(config: Config) -> Config:
     """
     check_options(config, EXPERIMENT)
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
-    check_members("--seed", config.seed, "a whole number of 0 or more is needed", low=0)
-    for seed in config.seed:
-        check(seed < 2**31, "--seed", seed, "a number under 2^31 is needed")
+    check_seeds(config.seed)
     for flag in ("latent_dim", "batch_size", "folds", "num_samples"):
         value = getattr(config, flag)
         check(
