@@ -552,6 +552,27 @@ def test_rows_of_another_width_are_refused(small, iris):
         assert isinstance(raised.value, TypeCheckError) or "a whole number" in str(raised.value)
     with pytest.raises(ValueError, match=r"column 'x0': .*e\+300 is too large"):
         VAE(**SMALL).fit(iris * 1e300)
+    with pytest.raises(ValueError, match=r"column 'x0': 10000 is no code .* from 0 to 9,999"):
+        VAE(**SMALL, kinds="categorical").fit(np.full((4, 1), 10_000))
+
+
+def test_words_in_a_frame_are_refused_by_column_row_and_value(iris):
+    frame = pandas.DataFrame(iris[:, :1], columns=["length"])
+    words = ["1.5", None] + ["red"] * (len(iris) - 2)
+    for named in (words, pandas.Categorical(words)):
+        with pytest.raises(ValueError, match=r"column 'colour', row 2: 'red' .* codes 0, 1, 2"):
+            VAE(**SMALL).fit(frame.assign(colour=named))
+    days = pandas.date_range("2020-01-01", periods=len(iris))
+    with pytest.raises(ValueError, match=r"column 'day': datetime64\[.*\] is no number"):
+        VAE(**SMALL).fit(frame.assign(day=days))
+    with pytest.raises(ValueError, match="unique"):
+        VAE(**SMALL).fit(pandas.concat([frame, frame], axis=1).assign(colour=words))
+
+
+def test_a_table_in_float32_is_fitted_without_a_warning(iris):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VAE(**SMALL, kinds="infer").fit(iris.astype(np.float32))
 
 
 @pytest.mark.parametrize(

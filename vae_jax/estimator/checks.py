@@ -103,7 +103,10 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
         if kind in ("binary", "categorical"):
             highest = np.nanmax(X[:, index], initial=1.0 if kind == "binary" else 0.0)
             if kind == "categorical" and not highest < 10_000:
-                raise ValueError(f"column {name!r}: {highest:g} is no code of a category")
+                raise ValueError(
+                    f"column {str(name)!r}: {highest:g} is no code of a category; whole numbers "
+                    "from 0 to 9,999 are allowed"
+                )
             categories = tuple(map(str, range(2 if kind == "binary" else int(highest) + 1)))
         columns.append(Column(str(name), kind, categories))
     return tuple(columns)
@@ -114,6 +117,34 @@ def _inferred(values: np.ndarray) -> str:
     # Two values that are not the codes 0 and 1 have a distance, which a continuous column keeps.
     is_code = np.isnan(values) | (values == 0) | (values == 1)
     return "continuous" if kind == "binary" and not is_code.all() else kind
+
+
+def check_numbers(X: Any) -> None:
+    """Refuse a data frame that holds words or dates.
+
+    Raises:
+        ValueError: naming the first such column, and of words the row and the value.
+    """
+    for name in getattr(X, "columns", ()):
+        column = X[name]
+        if getattr(column, "ndim", 1) != 1:  # of several columns with one name
+            return
+        if getattr(column.dtype, "kind", "O") in "mM":
+            raise ValueError(f"column {str(name)!r}: {column.dtype} is no number")
+        for row, value in enumerate(column):
+            if isinstance(value, str) and not _is_number(value):
+                raise ValueError(
+                    f"column {str(name)!r}, row {row}: {value!r} is no number; categories are "
+                    "given as codes 0, 1, 2, ..."
+                )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_codes(X: np.ndarray, columns: Sequence[Column]) -> None:

@@ -19,7 +19,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from vae_jax.data import fit_encoding
-from vae_jax.estimator.checks import batch_size_of, check_codes, check_parameters, columns_of
+from vae_jax.estimator.checks import (
+    batch_size_of,
+    check_codes,
+    check_numbers,
+    check_parameters,
+    columns_of,
+)
 from vae_jax.estimator.files import read_file, write_file
 from vae_jax.estimator.program import Program, by_rows, diverged, key_of, program_of, train_epochs
 from vae_jax.evaluation import threshold_at
@@ -303,14 +309,18 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         return tags
 
     def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
-        checked: Any = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=2 if reset else 1,
-        )
+        try:
+            checked: Any = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype=[np.float64, np.float32],
+                ensure_all_finite="allow-nan",
+                ensure_min_samples=2 if reset else 1,
+            )
+        except (TypeError, ValueError):
+            check_numbers(X)  # scikit-learn names neither the column nor the row
+            raise
         return checked
 
     def _encoded(self, X: Any) -> Float[np.ndarray, "rows features"]:
