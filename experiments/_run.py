@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -109,7 +110,19 @@ def _unboxed(box: str) -> str:
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
     below = itertools.dropwhile(_is_rule, lines)
     message = itertools.takewhile(lambda line: not _is_rule(line), below)
-    return " ".join(message) + "; --help lists what is allowed"
+    said = re.sub(r"(?<=one of )\((.*)\)", _choices, " ".join(message).removesuffix("."))
+    return f"{said}; --help lists what is allowed"
+
+
+def _choices(listed: re.Match[str]) -> str:
+    """What tyro offers for a flag, without the None that it refuses.
+
+    Where there is one, the others come from a set, in another order each time.
+    """
+    names = listed[1].split(", ")
+    if "'None'" in names:
+        names = sorted(set(names) - {"'None'"})
+    return f"({', '.join(names)})"
 
 
 def _is_rule(line: str) -> bool:

@@ -838,7 +838,7 @@ def test_bad_input_in_a_process_of_its_own(tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: invalid choice 'gan' for argument '--network'. Expected one of ('mlp', 'conv').; "
+        "error: invalid choice 'gan' for argument '--network'. Expected one of ('mlp', 'conv'); "
         "--help lists what is allowed\n"
     )
     assert tree(tmp_path) == {}
