@@ -180,8 +180,9 @@ class AnomalyReport:
         first = sorted(told, key=lambda name: -told[name])[:MOST_TOLD]
         rows = [[name, f"{told[name]:.2f}"] for name in first]
         said = "Nats that a column adds to the reconstruction cost of the anomalies, on average"
+        most = f", the {len(first)} largest of {len(told)}" if len(told) > len(first) else ""
         body = markdown_table(["column", "nats"], rows)
-        return f"\n{said} above the normal rows ({shown.name}):\n\n{body}\n"
+        return f"\n{said} above the normal rows ({shown.name}){most}:\n\n{body}\n"
 
     def _draw(self, run: RunFolder, shown: Shown) -> None:
         from vae_jax import figures

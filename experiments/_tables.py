@@ -208,6 +208,10 @@ class TableReport:
         title = f"{self.table.name}: held-out rows{spread_of(found)}"
         remarks = _who_wins(found)
         meaning = MEANING + ("" if self.imputation is None else f" {self.imputation.meaning}")
+        if any("–" in row for row in rows):
+            meaning += (
+                " –: not defined on every fold, as the silhouette of a single cluster is not."
+            )
         compared = markdown_table(columns, _in_bold(rows, best))
         said = "".join(f"- {line}\n" for line in remarks)
         text = f"{title}, the best in bold. {meaning}\n\n{compared}\n\n{said}"
@@ -307,7 +311,8 @@ def _who_wins(found: Mapping[str, list[Result]]) -> list[str]:
                 plus_minus(*over_seeds(found[method], name), digits=3)
                 for method in (ranked[0], model)
             )
-            lines.append(f"{words}: {ranked[0]} is ahead, {ahead} against {behind} at {model}")
+            verb = "are" if ranked[0].endswith("features") else "is"
+            lines.append(f"{words}: {ranked[0]} {verb} ahead, {ahead} against {behind} at {model}")
     return lines or ["no reference is ahead of the best model in any column"]
 
 

@@ -529,7 +529,7 @@ def test_score_histogram_cuts_long_tails_and_says_how_much():
     given = np.append(scores(999), 400.0)
     (axes,) = score_histogram({"a": given}, 26.0, title=TITLE, xlabel="nats").axes
     assert axes.get_xlim()[1] < 50
-    assert axes.get_xlabel() == "nats\n(1 of 1000 lie outside)"
+    assert axes.get_xlabel() == "nats\n(1 of 1000 lies outside)"
     # The threshold stays in sight wherever it lies.
     (axes,) = score_histogram({"a": given}, 60.0, title=TITLE, xlabel="nats").axes
     assert axes.get_xlim()[1] > 60 - 1e-6

@@ -86,7 +86,8 @@ def score_histogram(
     label = f"threshold {threshold:.4g}{share}"
     axes.axvline(threshold, color="0.15", ls="--", lw=1.1, label=label)
     axes.set_xlim(edges[0], edges[-1])
-    axes.set_xlabel(xlabel + (f"\n({outside} of {total} lie outside)" if outside else ""))
+    lie = "lies" if outside == 1 else "lie"
+    axes.set_xlabel(xlabel + (f"\n({outside} of {total} {lie} outside)" if outside else ""))
     axes.set_ylabel("share of the group" if len(groups) > 1 else "share of the rows")
     names = [str(artist.get_label()) for artist in (*axes.patches, *axes.lines)]
     figure.legend(loc="outside lower center", ncols=legend_columns(names, 6.4))
@@ -122,7 +123,7 @@ def score_bars(
     check_some("scores", scores)
     for name, values in scores.items():
         check_array(f"scores of {name}", values, (len(datasets), None))
-    names = [fitted(name, 28) for name in scores]
+    names = [fitted(name, 36) for name in scores]
     height = len(datasets) * (0.14 * len(scores) + 0.12)
     columns = legend_columns(names, 6.4)
     figure = chart_figure(6.4, height + 0.17 * -(-len(names) // columns) + 0.95, title)
