@@ -357,6 +357,17 @@ def test_a_row_number_is_told(write: Callable[..., Path], schema: Callable[[Any]
     assert ignored.warnings == ()
 
 
+def test_numbers_with_a_comma_are_told(
+    write: Callable[..., Path], schema: Callable[[Any], Path]
+) -> None:
+    path = write('a,b,c\n"1,5","1,5",1\n"2,25","x,y",2\n"1,5","x,y",9\n')
+    table = read_table(path)
+    assert [column.kind for column in table.columns] == ["binary", "binary", "count"]
+    (warning,) = table.warnings
+    assert warning.startswith("column 'a' has numbers with a comma, such as '1,5': it is taken as")
+    assert read_table(path, schema=schema({"a": "binary"})).warnings == ()
+
+
 def test_whole_numbers_too_large_for_a_float(
     write: Callable[..., Path], schema: Callable[[Any], Path]
 ) -> None:

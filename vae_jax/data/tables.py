@@ -8,6 +8,7 @@ import codecs
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -170,6 +171,7 @@ def read_table(path: Path, *, label: str | None = None, schema: Path | None = No
         warnings=(
             *_warn_header(header),
             *_warn_row_numbers(columns, values, rules),
+            *_warn_commas(columns, rules),
             *_warn_constant(columns, values),
         ),
     )
@@ -240,6 +242,17 @@ def _warn_row_numbers(
         f'before: it is taken as continuous; "ignore" in a schema leaves it out'
         for i, column in enumerate(columns)
         if column.name not in rules and column.kind == "continuous" and counts_rows(values[:, i])
+    )
+
+
+def _warn_commas(columns: Sequence[Column], rules: dict[str, Rule]) -> tuple[str, ...]:
+    return tuple(
+        f"column {column.name!r} has numbers with a comma, such as {column.categories[0]!r}: it is "
+        f"taken as {column.kind}; numbers have a decimal point, and nothing between thousands"
+        for column in columns
+        if column.name not in rules
+        and column.categories
+        and all(re.fullmatch(r"[+-]?\d+(,\d+)+", text) for text in column.categories)
     )
 
 
