@@ -180,7 +180,8 @@ class TableFigures:
         columns = self._report.table.columns
         # Those that vary most between the classes, or the first.
         chosen = self._telling(real, rows)
-        what = f"{len(real)} rows of the table, as many drawn from the model"
+        whole = " without a gap" if len(real) < len(rows) else ""
+        what = f"{len(real)} rows of the table{whole}, as many drawn from the model"
         self._save(
             figures.pair_plot(
                 real[:, chosen],
