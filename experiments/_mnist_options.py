@@ -37,7 +37,7 @@ class Config(RunOptions):
     network: Literal["mlp", "conv"] = "mlp"
     """Fully connected, or two 4x4 convolutions of stride 2 before the dense layers."""
     hidden: tuple[int, ...] = (512, 256)
-    """Widths of the encoder's dense layers; the decoder mirrors them. None: a linear model."""
+    """Widths of the encoder's dense layers; the decoder mirrors them. No width: a linear model."""
     activation: Literal["relu", "tanh", "gelu", "silu", "elu", "softplus", "leaky_relu"] = "relu"
     """Between layers."""
     batch_size: int = 128

@@ -64,7 +64,7 @@ class Config(RunOptions):
     latent_dim: int = 2
     """Dimensions of the latent z."""
     hidden: tuple[int, ...] = (32,)
-    """Widths of the encoder's layers; the decoder mirrors them. None: a linear model."""
+    """Widths of the encoder's layers; the decoder mirrors them. No width: a linear model."""
     activation: Literal["relu", "tanh", "gelu", "silu", "elu", "softplus", "leaky_relu"] = "relu"
     """Between layers."""
     scale_of: Literal["column", "row", "table"] = "column"
