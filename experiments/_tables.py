@@ -11,7 +11,14 @@ from experiments._folds import Split
 from experiments._grid import described
 from experiments._imputation import Imputation
 from experiments._progress import print_table
-from experiments._report import Result, by_setting, markdown_table, over_seeds, plus_minus
+from experiments._report import (
+    Result,
+    by_seed,
+    by_setting,
+    markdown_table,
+    over_seeds,
+    plus_minus,
+)
 from experiments._representation import (
     MEANING,
     METRICS,
@@ -23,6 +30,7 @@ from experiments._representation import (
 )
 from experiments._scores import RowScorer
 from experiments._train import Trained
+from experiments._verdict import UNDECIDED, difference
 from vae_jax.data import Table
 from vae_jax.model import VAE
 
@@ -299,7 +307,10 @@ def _ranked(found: Mapping[str, list[Result]], name: str) -> list[str]:
 
 
 def _who_wins(found: Mapping[str, list[Result]]) -> list[str]:
-    """Where a reference is ahead of every model, in words; or that none is."""
+    """Where a reference is ahead of every model, in words; or that none is.
+
+    The model is that with the best mean. Whether the seeds tell the two apart is by `_verdict`.
+    """
     lines = []
     for name, (words, _) in METRICS.items():
         ranked = _ranked(found, name)
@@ -312,7 +323,11 @@ def _who_wins(found: Mapping[str, list[Result]]) -> list[str]:
                 for method in (ranked[0], model)
             )
             verb = "are" if ranked[0].endswith("features") else "is"
-            lines.append(f"{words}: {ranked[0]} {verb} ahead, {ahead} against {behind} at {model}")
+            lead = difference(*(by_seed(found[method], name) for method in (ranked[0], model)))
+            tail = f" ({UNDECIDED})" if lead.verdict == UNDECIDED else ""
+            lines.append(
+                f"{words}: {ranked[0]} {verb} ahead, {ahead} against {behind} at {model}{tail}"
+            )
     return lines or ["no reference is ahead of the best model in any column"]
 
 
