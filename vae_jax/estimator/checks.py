@@ -120,7 +120,7 @@ def _inferred(values: np.ndarray) -> str:
 
 
 def check_numbers(X: Any) -> None:
-    """Refuse a data frame that holds words or dates.
+    """Refuse a data frame that holds words or dates, in place of the error being handled.
 
     Raises:
         ValueError: naming the first such column, and of words the row and the value.
@@ -130,13 +130,13 @@ def check_numbers(X: Any) -> None:
         if getattr(column, "ndim", 1) != 1:  # of several columns with one name
             return
         if getattr(column.dtype, "kind", "O") in "mM":
-            raise ValueError(f"column {str(name)!r}: {column.dtype} is no number")
+            raise ValueError(f"column {str(name)!r}: {column.dtype} is no number") from None
         for row, value in enumerate(column):
             if isinstance(value, str) and not _is_number(value):
                 raise ValueError(
                     f"column {str(name)!r}, row {row}: {value!r} is no number; categories are "
                     "given as codes 0, 1, 2, ..."
-                )
+                ) from None
 
 
 def _is_number(text: str) -> bool:
