@@ -65,6 +65,8 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 ROOT = Path(__file__).parents[1]
 TINY = {"hidden": (16,), "latent_dim": 2, "batch_size": 32, "dataset": "digits"}
+# A profile of them all: the few that cost most are others from run to run.
+EVERY = {"instructions": 10_000}
 
 
 @pytest.fixture
@@ -768,7 +770,7 @@ def test_an_epoch_is_profiled(device, tmp_path, monkeypatch):
     """On a GPU too, which the CPU stands in for here."""
     monkeypatch.setattr(jax, "default_backend", lambda: device)
     monkeypatch.setenv("XLA_FLAGS", "--before")
-    benchmark.run(Config(Profile(**TINY, device=device, output_dir=tmp_path)))
+    benchmark.run(Config(Profile(**TINY, **EVERY, device=device, output_dir=tmp_path)))
     result, markdown = texts_of(tmp_path / "benchmark", "profile", device)
     assert_tells_no_place(result, markdown, tmp_path)
     assert_adds_up(result["programs"]["single"], calls=1437 // 32)
@@ -779,9 +781,21 @@ def test_an_epoch_is_profiled(device, tmp_path, monkeypatch):
     assert os.environ["XLA_FLAGS"] == f"--before{graphs}"
 
 
+def test_a_profile_names_as_many_instructions_as_asked_for(tmp_path):
+    benchmark.run(Config(Profile(**TINY, instructions=3, output_dir=tmp_path)))
+    result, markdown = texts_of(tmp_path / "benchmark", "profile", "cpu")
+    named = [one["name"] for one in result["programs"]["single"]["instructions"]]
+    assert len(named) == 3
+    assert all(f"`{name}`" in markdown for name in named)
+
+
 def assert_adds_up(profiled: dict, calls: int):
-    by_kind = sum(profiled["by_kind"].values())
-    assert by_kind == pytest.approx(profiled["seconds_of_instructions"])
+    total = pytest.approx(profiled["seconds_of_instructions"])
+    assert sum(profiled["by_kind"].values()) == total
+    # As long as they are all there; which are the costliest is the machine's to say.
+    seconds = [one["seconds"] for one in profiled["instructions"]]
+    assert sum(seconds) == total
+    assert seconds == sorted(seconds, reverse=True)
     products = [one for one in profiled["instructions"] if one["kind"] == PRODUCTS]
     assert products
     # Every step has called it.
@@ -791,7 +805,7 @@ def assert_adds_up(profiled: dict, calls: int):
 
 
 def test_a_member_of_a_sweep_is_profiled_beside_the_model_alone(tmp_path):
-    settings = TINY | {"hidden": (16,), "of": "sweep", "members": 2, "instructions": 30}
+    settings = TINY | EVERY | {"of": "sweep", "members": 2}
     benchmark.run(Config(Profile(**settings, output_dir=tmp_path)))
     result, markdown = texts_of(tmp_path / "benchmark", "profile-sweep")
     assert list(result["programs"]) == ["solo", "map"]
@@ -808,7 +822,7 @@ def test_a_member_of_a_sweep_is_profiled_beside_the_model_alone(tmp_path):
 def test_the_models_of_a_table_are_profiled(tmp_path, monkeypatch):
     few = functools.partial(OurSweep, seeds=1)
     monkeypatch.setattr("experiments._benchmark_profile.OurSweep", few)
-    benchmark.run(Config(Profile(of="tabular", instructions=200, output_dir=tmp_path)))
+    benchmark.run(Config(Profile(of="tabular", **EVERY, output_dir=tmp_path)))
     result, markdown = texts_of(tmp_path / "benchmark", "profile-tabular")
     profiled = result["programs"]["vmap"]
     assert_adds_up(profiled, calls=1)
