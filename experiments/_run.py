@@ -1,5 +1,6 @@
 """What every experiment shares: its command line, and errors of one line."""
 
+import ast
 import contextlib
 import io
 import itertools
@@ -103,15 +104,33 @@ def parse(config_type: type[Config], prog: str) -> Config:
 
 
 def _unboxed(box: str) -> str:
-    """The message inside a box of tyro's, between its first two rules.
-
-    The first is the line with the title, or where the output is not UTF-8 the one after it.
-    """
+    """One line of a box of tyro's: what was written, and what may be."""
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()[1:]]
-    below = itertools.dropwhile(_is_rule, lines)
-    message = itertools.takewhile(lambda line: not _is_rule(line), below)
-    said = re.sub(r"(?<=one of )\((.*)\)", _choices, " ".join(message).removesuffix("."))
+    # Where the output is not UTF-8 the title stands above the first rule.
+    parts = [list(part) for between, part in itertools.groupby(lines, _is_rule) if not between]
+    said = re.sub(r"(?<=one of )\((.*)\)", _choices, " ".join(parts[0]).removesuffix("."))
+    beside = {title: below[0] for title, *below in parts if below}
+    if usage := beside.get("Argument helptext:"):
+        return _unreadable(said, usage)
+    meant = beside.get("Perhaps you meant:", "").partition(" ")[0]
+    if meant and f"{meant} " not in said:  # not one that is only out of its place
+        return f"{said}; perhaps you meant {meant}"
     return f"{said}; --help lists what is allowed"
+
+
+def _unreadable(said: str, usage: str) -> str:
+    """That a flag's value is not of its type.
+
+    Args:
+        said: "Error parsing --beta: Could not find valid parse for arguments: ['1', 'x']".
+        usage: "--beta [FLOAT [FLOAT ...]]".
+    """
+    flag, _, kind = usage.partition(" ")
+    numbers = {"INT": "a whole number", "FLOAT": "a number"}
+    needed = next((words for name, words in numbers.items() if name in kind), kind)
+    written = re.search(r"\[.*\]", said)
+    values = as_words(ast.literal_eval(written[0])) if written else said
+    return f"{flag} {values}: {needed} is needed"
 
 
 def _choices(listed: re.Match[str]) -> str:

@@ -827,6 +827,24 @@ def test_bad_input_is_one_line_and_leaves_nothing(flags, tmp_path):
     assert tree(tmp_path) == before
 
 
+UNREADABLE = {
+    "--beta x": "--beta x: a number is needed",
+    "--beta 1 it's": "--beta 1 it's: a number is needed",
+    "--epochs 1.5": "--epochs 1.5: a whole number is needed",
+    "--seed 0 1.5": "--seed 0 1.5: a whole number is needed",
+    "--betta 4": "Unrecognized options: --betta, 4; perhaps you meant --beta",
+    "stray": "Unrecognized options: stray; --help lists what is allowed",
+    "--epochs": "Missing value for argument '--epochs'. Expected 1 values; --help lists what is "
+    "allowed",
+}
+
+
+@pytest.mark.parametrize("flags", UNREADABLE)
+def test_what_cannot_be_read_is_named_with_what_is_allowed(flags, tmp_path):
+    done = call(tmp_path, *flags.split(" "))
+    assert refused(done) == f"error: {UNREADABLE[flags]}"
+
+
 def test_bad_input_in_a_process_of_its_own(tmp_path):
     done = subprocess.run(
         command(*TINY, "--network", "gan"),
