@@ -514,7 +514,7 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
         assert f"beta {beta}: conformal p-values" in done.out
     # The scores of the first model are kept: its numbers by hand, pair by pair.
     with np.load(run / "figures" / "scores.npz") as scores:
-        normal, odd = scores["normal"], scores["anomaly"]
+        normal, odd, train = (scores[name] for name in ("normal", "anomaly", "train"))
     assert (len(normal), len(odd)) == (60, 10)
     pairs = (odd[:, None] > normal) + (odd[:, None] == normal) / 2
     also = members[0]["also"]
@@ -527,6 +527,10 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
         assert_drawn(run / "figures" / f"{name}.png")
     text = (run / "anomaly.md").read_text("utf-8")
     assert "above the normal rows (beta 1, seed 0), the 10 largest of 13:" in text
+    # Of 59 training rows 56 lie below the quantile, 0.95 of 58 steps up: 55.1.
+    quantile = np.sort(train)[55] + 0.1 * (np.sort(train)[56] - np.sort(train)[55])
+    beyond = [f"{np.mean(some > quantile):.1%}" for some in (normal, odd)]
+    assert f"by {beyond[0]} of the held-out normal ones and by {beyond[1]} of the anom" in text
     assert {"neg_elbo_auroc", "kl_ap", "false_alarms"} <= also.keys()
     assert_evaluated(run, "wine: held-out normal examples, nats per row")
 
