@@ -52,8 +52,18 @@ def test_donating_the_state_while_it_is_being_saved_changes_nothing(tmp_path, im
     with Checkpoints(tmp_path / "states") as checkpoints:
         checkpoints.save(1, state)
         train.epoch(state, hyper(), images)  # donates
-        checkpoints.wait()
         assert_same_bits(checkpoints.restore(kept), kept)
+
+
+def test_a_save_under_way_is_waited_for_and_not_set_aside(tmp_path, images):
+    state = state_after(1, images)
+    with Checkpoints(tmp_path / "states") as checkpoints:
+        checkpoints.save(1, state)
+        found = checkpoints.restore_latest(lambda number: checkpoints.restore(state, number))
+        assert found is not None
+        assert found[::2] == (1, [])
+        checkpoints.save(2, state)
+        assert_same_bits(checkpoints.restore(state, number=2), state)
 
 
 def test_the_latest_few_are_kept(tmp_path, images):
@@ -93,7 +103,6 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(change, message, tmp_p
     state = state_after(0, images)
     with Checkpoints(tmp_path / "states") as checkpoints:
         checkpoints.save(1, state)
-        checkpoints.wait()
         with pytest.raises(CheckpointError, match=message):
             checkpoints.restore(change(state))
 

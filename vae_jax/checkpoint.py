@@ -66,7 +66,7 @@ class Checkpoints:
         writes: False leaves what another process is writing there alone.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, *, writes: bool = True) -> None:
+    def __init__(self, folder: str | Path, keep: int = 2, *, writes: bool = True) -> None:
         self._folder = Path(folder).absolute()
         self._keep, self._writes = keep, writes
         self._pending: tuple[int, Any] | None = None
@@ -174,7 +174,7 @@ class Checkpoints:
         return saved
 
     def restore(self, like: PyTree, number: int | None = None) -> PyTree:
-        """Load a checkpoint, every bit of it checked.
+        """Load a checkpoint, every bit of it checked, once the save under way is done.
 
         Args:
             like: a state of the same model, or its shapes, types and shardings, which the
@@ -185,9 +185,10 @@ class Checkpoints:
             The state.
 
         Raises:
-            CheckpointError: if there is none or it is of another model.
+            CheckpointError: if there is none, it is of another model, or the save failed.
             DamagedError: if a file of it is damaged.
         """
+        self.wait()
         number = self.latest if number is None else number
         if number is None:
             raise CheckpointError(f"{self._folder}: there is no checkpoint to restore")
@@ -206,7 +207,7 @@ class Checkpoints:
     def restore_latest(self, load: Callable[[int], PyTree]) -> Restored | None:
         """Load the latest checkpoint that is whole, and set the damaged ones after it aside.
 
-        One that only reads leaves them where they are.
+        One that only reads leaves them where they are. A save that is under way is waited for.
 
         Args:
             load: from a number to its state, by `restore`.
@@ -215,9 +216,10 @@ class Checkpoints:
             What was found; None if there is no checkpoint at all.
 
         Raises:
-            CheckpointError: if it is of another model.
+            CheckpointError: if it is of another model, or the save failed.
             DamagedError: if all of them are damaged; then none is set aside.
         """
+        self.wait()
         damaged: dict[int, DamagedError] = {}
         for number in reversed(self.numbers):
             state = None
