@@ -32,8 +32,9 @@ from vae_jax.compression.bits_back import (
     push_chain,
 )
 from vae_jax.compression.exact import STEP, CodecError, steps
-from vae_jax.compression.pixels import LOG_SCALE_RANGE, PIXELS
+from vae_jax.compression.pixels import PIXELS
 from vae_jax.compression.stack import CHANCES, import_constriction
+from vae_jax.likelihoods.levels import LOG_SCALE_RANGE
 from vae_jax.model import LOG_VAR_RANGE
 
 # As in PNG: a byte that is not text, and line ends that a transfer as text would change.

@@ -8,9 +8,9 @@ from jaxtyping import Float
 
 from vae_jax.compression.stack import Discrete, MassBelow
 from vae_jax.compression.tables import MASS, beta_binomial_mass, exponential, logistic_mass
+from vae_jax.likelihoods.levels import LOG_SCALE_RANGE
 
 LEVELS = 256
-LOG_SCALE_RANGE = (-9.0, 7.0)  # as in the likelihood
 
 
 class PixelCode(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from vae_jax.compression.exact import rounded
+from vae_jax.likelihoods.levels import LOG_SHAPE_RANGE
 
 MASS = 2**30  # whole units that a table divides the probability 1 into
 # Points of a table in an interval of length 1: between them a straight line is wrong by 1e-6.
@@ -128,9 +129,9 @@ def beta_binomial_mass(levels: int) -> BetaBinomialMass:
         levels: of a pixel.
 
     Returns:
-        The table; both logarithms go from -12 to 10, as in the likelihood.
+        The table; both logarithms go over `LOG_SHAPE_RANGE`, where the likelihood clips them.
     """
-    low, high, per_unit = -12.0, 10.0, 8.0
+    (low, high), per_unit = LOG_SHAPE_RANGE, 8.0
     shapes, k, n = exponential().at(_grid(low, high, per_unit)), np.arange(levels - 1), levels - 1
     # Where alpha <= beta no product overflows; the others are these from the other end.
     alpha, beta = np.minimum(shapes[:, None], shapes), np.maximum(shapes[:, None], shapes)

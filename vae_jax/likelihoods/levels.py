@@ -13,11 +13,12 @@ from jaxtyping import Array, Float
 from vae_jax.likelihoods.base import Likelihood, Theta, parameters_of
 from vae_jax.types import PRNGKey
 
+# Where log-parameters are clipped; `compression` codes by the same.
 # Of 256 bins e^-9 is a thirtieth of one, and a scale of e^7 is flat.
-_LOG_SCALE_RANGE = (-9.0, 7.0)
+LOG_SCALE_RANGE = (-9.0, 7.0)
 # With alpha = e^-12 and beta = 1 a pixel that is always black costs 4e-5 nats; with both e^10
 # the spread is the binomial's but for 0.3%.
-_LOG_SHAPE_RANGE = (-12.0, 10.0)
+LOG_SHAPE_RANGE = (-12.0, 10.0)
 # Stirling's formula is taken beyond this, where its first term left out is 1e-10.
 _RAISED_BY = 6
 
@@ -153,7 +154,7 @@ def beta_binomial(levels: int = 256) -> Likelihood:
     n = levels - 1
 
     def shapes(theta: Theta) -> list[Float[Array, "*x"]]:
-        return [jnp.exp(jnp.clip(part, *_LOG_SHAPE_RANGE)) for part in parameters_of(theta)]
+        return [jnp.exp(jnp.clip(part, *LOG_SHAPE_RANGE)) for part in parameters_of(theta)]
 
     def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
         alpha, beta = shapes(theta)
@@ -181,7 +182,7 @@ def _check_levels(levels: int) -> None:
 
 
 def _scale(log_scale: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    return jnp.exp(jnp.clip(log_scale, *_LOG_SCALE_RANGE))
+    return jnp.exp(jnp.clip(log_scale, *LOG_SCALE_RANGE))
 
 
 def _log_bin(
