@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from sklearn.utils.validation import validate_data
 
 from vae_jax.data import Column
 from vae_jax.data.columns import KINDS, MAX_COUNT, kind_of_numbers
@@ -18,11 +20,8 @@ def check_parameters(vae: Any) -> None:
     Raises:
         ValueError: naming the parameter and its value.
     """
-    whole = {"latent_dim": vae.latent_dim, "epochs": vae.epochs}
-    whole["num_samples"] = vae.num_samples
-    for name, value in whole.items():
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name} {value!r}: a whole number of 1 or more is needed")
+    for name in ("latent_dim", "epochs", "num_samples"):
+        check_whole(name, getattr(vae, name))
     widths = vae.hidden if np.iterable(vae.hidden) else (None,)
     if any(not isinstance(w, int | np.integer) or w < 1 for w in widths):
         raise ValueError(f"hidden {vae.hidden!r}: widths of 1 or more are needed")
@@ -43,6 +42,16 @@ def check_parameters(vae: Any) -> None:
     is_number = isinstance(vae.batch_size, int | np.integer) and vae.batch_size >= 1
     if vae.batch_size != "auto" and not is_number:
         raise ValueError(f"batch_size {vae.batch_size!r}: 'auto' or 1 or more is needed")
+
+
+def check_whole(name: str, value: Any) -> None:
+    """Refuse what is no whole number of 1 or more.
+
+    Raises:
+        ValueError: naming the parameter and its value.
+    """
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} {value!r}: a whole number of 1 or more is needed")
 
 
 def batch_size_of(batch_size: Any, rows: int) -> int:
@@ -74,7 +83,7 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
 
     Raises:
         ValueError: if a kind is unknown, they are not as many as the columns, or a column has
-            no value, one that is too large or too many categories.
+            no value, one that is too large or that its kind cannot have, or too many categories.
     """
     count = X.shape[1]
     is_one = isinstance(kinds, str) or not np.iterable(kinds)
@@ -109,6 +118,7 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
                 )
             categories = tuple(map(str, range(2 if kind == "binary" else int(highest) + 1)))
         columns.append(Column(str(name), kind, categories))
+    check_codes(X, columns)
     return tuple(columns)
 
 
@@ -119,7 +129,42 @@ def _inferred(values: np.ndarray) -> str:
     return "continuous" if kind == "binary" and not is_code.all() else kind
 
 
-def check_numbers(X: Any) -> None:
+def validated(
+    vae: Any, X: Any, columns: Sequence[Column] | None
+) -> Float[np.ndarray, "rows columns"]:
+    """Rows as numbers.
+
+    Args:
+        vae: the estimator.
+        X: what the user calls its rows.
+        columns: those of `fit`; None in `fit` itself, from which scikit-learn takes their number
+            and names.
+
+    Returns:
+        The rows in float64 or float32, NaN where a value is missing.
+
+    Raises:
+        TypeError: if X is sparse.
+        ValueError: if it is no table of numbers, has an infinite one, no row (in `fit` under
+            two), other columns, or a value that its column cannot have.
+    """
+    try:
+        checked: Any = validate_data(
+            vae,
+            X,
+            reset=columns is None,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if columns is None else 1,
+        )
+    except (TypeError, ValueError):
+        _check_numbers(X)  # scikit-learn names neither the column nor the row
+        raise
+    check_codes(checked, columns or ())
+    return checked
+
+
+def _check_numbers(X: Any) -> None:
     """Refuse a data frame that holds words or dates, in place of the error being handled.
 
     Raises:
@@ -145,6 +190,27 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def points(Z: Any, latent_dim: int) -> Float[np.ndarray, "rows latent"]:
+    """Points of the latent space.
+
+    Args:
+        Z: what the user calls them.
+        latent_dim: dimensions that they must have.
+
+    Returns:
+        The points, in float32.
+
+    Raises:
+        ValueError: if Z has another shape or no row, or is not finite.
+    """
+    Z = np.asarray(Z, np.float32)
+    if Z.ndim != 2 or Z.shape[1] != latent_dim:
+        raise ValueError(f"shape {Z.shape}: {latent_dim} latent dimensions are needed")
+    if len(Z) == 0 or not np.isfinite(Z).all():
+        raise ValueError("Z: at least one row is needed, and finite numbers in all of them")
+    return Z
 
 
 def check_codes(X: np.ndarray, columns: Sequence[Column]) -> None:

@@ -2,13 +2,12 @@
 
 import functools
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any, no_type_check
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -16,20 +15,28 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from vae_jax.data import fit_encoding
 from vae_jax.estimator.checks import (
     batch_size_of,
-    check_codes,
-    check_numbers,
     check_parameters,
+    check_whole,
     columns_of,
+    points,
+    validated,
 )
 from vae_jax.estimator.files import read_file, write_file
-from vae_jax.estimator.program import Program, by_rows, diverged, key_of, program_of, train_epochs
+from vae_jax.estimator.program import (
+    Program,
+    by_rows,
+    diverged,
+    key_of,
+    program_of,
+    score_rows,
+    train_epochs,
+)
 from vae_jax.evaluation import threshold_at
-from vae_jax.evaluation.noise import fingerprints
 from vae_jax.types import Hyper
 
 # Rows that the threshold is set by.
@@ -39,9 +46,9 @@ _THRESHOLD_ROWS = 10_000
 class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):
     """Variational autoencoder of the rows of a table.
 
-    It learns p(x) = E[p(x | z)], z ~ N(0, I), by the evidence lower bound. Continuous columns
-    are standardised by the rows it was fitted on; NaN is a missing value, which counts nothing.
-    All that is returned is in the units of X.
+    It learns p(x) = E[p(x | z)], z ~ N(0, I), by maximising E_q[log p(x | z)] - beta KL(q || p)
+    of its rows. Continuous columns are standardised by the rows it was fitted on; NaN is a
+    missing value, which counts nothing. All that is returned is in the units of X.
 
     Args:
         latent_dim: dimensions of z.
@@ -136,22 +143,22 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         """Learn the model of some rows.
 
         Args:
-            X: `[rows, columns]`, NaN where a value is missing.
+            X: `[rows, columns]`, at least two rows, NaN where a value is missing.
             y: not used.
 
         Returns:
             This estimator.
 
         Raises:
+            TypeError: if X is sparse.
             ValueError: if a parameter or a value of X is not allowed, or training diverges.
         """
         check_parameters(self)
         # A fit that fails must not leave half of the one before.
         vars(self).pop("offset_", None)
-        X = self._validated(X, reset=True)
+        X = validated(self, X, None)
         columns = columns_of(X, self.kinds, getattr(self, "feature_names_in_", None))
         self.encoding_ = fit_encoding(X, columns)
-        check_codes(X, columns)
         self._batch_size = batch_size_of(self.batch_size, len(X))
         # What was fitted stays so, whatever `set_params` says of the next fit.
         hidden = [int(width) for width in self.hidden]
@@ -170,11 +177,6 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             verbose=self.verbose,
         )
         self.n_iter_ = len(self.history_["elbo"])
-        last = self.history_["elbo"][-1]
-        # Standardised columns cost 1.4 nats each under the simplest model there is.
-        if last < -100 * len(self.encoding_.shift):
-            said = f"an ELBO of {last:.3g} nats a row: nothing was learned"
-            warnings.warn(f"{said}, a smaller learning_rate is needed", stacklevel=2)
         self.params_ = jax.tree.map(np.asarray, state.params)
         self._n_features_out = self.latent_dim
         some = X
@@ -186,38 +188,60 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "rows latent"]:
-        """The means of the posteriors q(z | x)."""
-        features = self._encoded(X)
-        return by_rows(self._program().encode, self.params_, features).astype(np.float64)
+        """The means E_q[z] of the posteriors q(z | x).
 
-    def inverse_transform(self, Z: Any) -> Float[np.ndarray, "rows columns"]:
-        """What the model expects at points z, in the units of X.
+        Args:
+            X: `[rows, columns]`, NaN where a value is missing.
 
-        Of a binary or categorical column it is the more probable value.
+        Returns:
+            The means; z has no units.
 
         Raises:
+            NotFittedError: before `fit`.
+            TypeError: if X is sparse.
+            ValueError: if X has no row, other columns than in `fit` or a value they cannot have.
+        """
+        X = self._rows(X)
+        means = by_rows(self._program().encode, self.params_, self.encoding_.encode(X))
+        return means.astype(np.float64)
+
+    def inverse_transform(self, Z: Any) -> Float[np.ndarray, "rows columns"]:
+        """What the model expects at points z, E[x | z].
+
+        Args:
+            Z: `[rows, latent_dim]`.
+
+        Returns:
+            Rows in the units of X; of a binary or categorical column the most probable value.
+
+        Raises:
+            NotFittedError: before `fit`.
             ValueError: if Z has another shape or no row, or is not finite.
         """
         check_is_fitted(self)
-        Z = np.asarray(Z, np.float32)
-        if Z.ndim != 2 or Z.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"shape {Z.shape}: {self._n_features_out} latent dimensions are needed"
-            )
-        if len(Z) == 0 or not np.isfinite(Z).all():
-            raise ValueError("Z: at least one row is needed, and finite numbers in all of them")
+        Z = points(Z, self._n_features_out)
         return self.encoding_.decode(by_rows(self._program().decode, self.params_, Z))
 
     def reconstruct(self, X: Any) -> Float[np.ndarray, "rows columns"]:
-        """Each row through the mean of its posterior, complete and in the units of X."""
-        features = self._encoded(X)
-        means = by_rows(self._program().encode, self.params_, features)
+        """Each row through the mean of its posterior, E[x | z = E_q[z]].
+
+        Args:
+            X: `[rows, columns]`, NaN where a value is missing.
+
+        Returns:
+            The rows, complete, as `inverse_transform` gives them.
+
+        Raises:
+            NotFittedError, TypeError, ValueError: as in `transform`.
+        """
+        X = self._rows(X)
+        means = by_rows(self._program().encode, self.params_, self.encoding_.encode(X))
         return self.encoding_.decode(by_rows(self._program().decode, self.params_, means))
 
     def sample(
         self, n_samples: int = 1, random_state: Any = None
     ) -> Float[np.ndarray, "n columns"]:
-        """Draw new rows from the model.
+        """Draw new rows from the model: z ~ N(0, I), then x ~ p(x | z).
 
         Args:
             n_samples: how many.
@@ -227,11 +251,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             The rows, in the units of X.
 
         Raises:
+            NotFittedError: before `fit`.
             ValueError: if n_samples is not a whole number of 1 or more.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-            raise ValueError(f"n_samples {n_samples!r}: a whole number of 1 or more is needed")
+        check_whole("n_samples", n_samples)
         chosen = self.random_state if random_state is None else random_state
         seed = int(check_random_state(chosen).randint(2**31 - 1))
         numbers = np.arange(n_samples, dtype=np.int32)
@@ -241,19 +265,25 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
     def impute(self, X: Any) -> Float[np.ndarray, "rows columns"]:
         """Fill the missing values with the mean that the model expects given the others.
 
-        The mean of a binary or categorical column is its more probable value, that of a count is
-        rounded. The same noise is used for every row.
+        E[x' | x] = sum_k w_k E[x' | z_k] / sum_k w_k, x what was observed, with the weights of
+        `score_samples`. For a binary or categorical column it is the most probable value, and
+        that of a count is rounded. The same noise is used for every row.
 
         Args:
-            X: rows, NaN where a value is missing.
+            X: `[rows, columns]`, NaN where a value is missing.
 
         Returns:
-            The rows; what was observed is as it was.
+            The rows, in the units of X; what was observed is as it was.
+
+        Raises:
+            NotFittedError, TypeError, ValueError: as in `transform`.
+
+        Reference:
+            Mattei and Frellsen, MIWAE (arXiv 1812.02633), equation 13.
         """
-        features = self._encoded(X)
-        X = self._validated(X, reset=False)
+        X = self._rows(X)
         draw = functools.partial(self._program().impute, key_of(self._seed))
-        expected = self.encoding_.decode(by_rows(draw, self.params_, features))
+        expected = self.encoding_.decode(by_rows(draw, self.params_, self.encoding_.encode(X)))
         counts = [column.kind == "count" for column in self.encoding_.columns]
         expected = np.where(counts, np.rint(expected), expected)
         return np.where(np.isnan(X), expected, X)
@@ -261,31 +291,71 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
     def score_samples(self, X: Any) -> Float[np.ndarray, " rows"]:
         """The log-likelihood of each row, log p(x).
 
-        It is the importance-weighted estimate with `num_samples` samples, in nats, of a
-        density in the units of X (of a probability for binary, count and categorical columns).
+        log (1 / K) sum_k w_k - sum_j log s_j,  w_k = p(f | z_k) p(z_k) / q(z_k | f),  z_k ~ q,
+
+        f the standardised row, K = `num_samples`, s_j what observed column j was divided by: a
+        density in the units of X. In expectation it is under log p(x), and rises to it with K.
         A row has noise of its own, by what stands in it to a thousandth of a column's scale: its
         score is the same whoever stands beside it, and the mean over many rows averages the
         noise out.
+
+        Args:
+            X: `[rows, columns]`, NaN where a value is missing.
+
+        Returns:
+            Nats; those of binary, count and categorical columns are of probabilities.
+
+        Raises:
+            NotFittedError, TypeError, ValueError: as in `transform`.
+
+        Reference:
+            Burda et al., Importance weighted autoencoders (arXiv 1509.00519), equation 8.
         """
-        check_is_fitted(self)
-        return self._score(self._validated(X, reset=False))
+        return self._score(self._rows(X))
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean log-likelihood of some rows, in nats; y is not used."""
+        """The mean of `score_samples`.
+
+        Args:
+            X: `[rows, columns]`, NaN where a value is missing.
+            y: not used.
+
+        Returns:
+            Nats a row.
+        """
         return float(self.score_samples(X).mean())
 
     def decision_function(self, X: Any) -> Float[np.ndarray, " rows"]:
-        """`score_samples` less `offset_`: negative for outliers."""
+        """`score_samples` less `offset_`.
+
+        Args:
+            X: `[rows, columns]`, NaN where a value is missing.
+
+        Returns:
+            Nats, negative for outliers.
+        """
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> Int[np.ndarray, " rows"]:
-        """1 for what is like the training rows, -1 for outliers."""
+        """Which rows are outliers: where `decision_function` is negative.
+
+        Args:
+            X: `[rows, columns]`, NaN where a value is missing.
+
+        Returns:
+            -1 for outliers, 1 for what is like the training rows.
+        """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted estimator to one `.npz` file, without pickle.
 
+        Args:
+            path: of the file, in a folder that exists; what stood there is replaced.
+
         Raises:
+            NotFittedError: before `fit`.
+            FileNotFoundError: if there is no such folder, or path is one.
             ValueError: if random_state is not an integer or None.
         """
         check_is_fitted(self)
@@ -295,7 +365,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
     def load(cls, path: str | os.PathLike[str]) -> "VAE":
         """Read an estimator that `save` wrote.
 
+        Args:
+            path: of the file.
+
+        Returns:
+            The fitted estimator.
+
         Raises:
+            FileNotFoundError: if there is none.
             ValueError: if the file is damaged or not one of these.
         """
         return read_file(cls, path)
@@ -308,50 +385,16 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         tags.input_tags.allow_nan = True
         return tags
 
-    def _validated(self, X: Any, *, reset: bool) -> np.ndarray:
-        try:
-            checked: Any = validate_data(
-                self,
-                X,
-                reset=reset,
-                dtype=[np.float64, np.float32],
-                ensure_all_finite="allow-nan",
-                ensure_min_samples=2 if reset else 1,
-            )
-        except (TypeError, ValueError):
-            check_numbers(X)  # scikit-learn names neither the column nor the row
-            raise
-        return checked
-
-    def _encoded(self, X: Any) -> Float[np.ndarray, "rows features"]:
+    def _rows(self, X: Any) -> Float[np.ndarray, "rows columns"]:
         check_is_fitted(self)
-        X = self._validated(X, reset=False)
-        check_codes(X, self.encoding_.columns)
-        return self.encoding_.encode(X)
+        return validated(self, X, self.encoding_.columns)
 
-    def _score(self, X: np.ndarray) -> Float[np.ndarray, " rows"]:
-        check_codes(X, self.encoding_.columns)
+    def _score(self, X: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " rows"]:
         features = self.encoding_.encode(X)
-        program, key = self._program(), key_of(self._seed)
-
-        def score(params: Any, rows: np.ndarray) -> Array:
-            # Not the last bits, in which the same table in float32 and in float64 differs, nor
-            # the sign of a zero.
-            numbers = fingerprints(np.round(rows, 3) + np.float32(0))
-            return program.score(key, params, rows, numbers)
-
-        nats = by_rows(score, self.params_, features).astype(np.float64)
+        nats = score_rows(self._program(), key_of(self._seed), self.params_, features)
         # The density of what was scaled, turned into one of what was given.
         return nats - np.where(np.isnan(features), 0.0, self.encoding_.log_scale).sum(axis=1)
 
     def _program(self) -> Program:
-        hidden, latent_dim, activation, scale_of = self._model
-        return program_of(
-            self.encoding_.blocks,
-            tuple(hidden),
-            latent_dim,
-            activation,
-            scale_of,
-            self._batch_size,
-            int(self.num_samples),
-        )
+        (hidden, *rest), sizes = self._model, (self._batch_size, int(self.num_samples))
+        return program_of(self.encoding_.blocks, tuple(hidden), *rest, *sizes)
