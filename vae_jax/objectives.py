@@ -1,11 +1,15 @@
 """Objectives: bounds to MAXIMISE, in nats per example.
 
 Each one receives the terms of a minibatch with axes `[batch, samples]`, the traced
-hyperparameters and the step, and returns a scalar and a dictionary of what it scheduled.
-Nats are summed over the dimensions of x and of z and averaged over examples; the sign is
-turned once, in `train.py`. A row of `OBJECTIVES` names the `Hyper` fields that it reads,
+hyperparameters and the step, and returns a scalar and a dictionary of what it scheduled or
+estimated. Nats are summed over the dimensions of x and of z and averaged over examples; the sign
+is turned once, in `train.py`. A row of `OBJECTIVES` names the `Hyper` fields that it reads,
 so that a command line can refuse a setting that would do nothing; each is made for a number of
 samples of every posterior, which is part of the program and not swept.
+
+The dictionary holds `kl_weight`, the number that `elbo`, `beta`, `warmup` and `cyclical` multiply
+the KL by at this step; `capacity`, the C of this step, in nats; `total_correlation`, the TC of
+`beta_tc` in this minibatch, in nats. That of the other objectives is empty.
 """
 
 from collections.abc import Callable
@@ -84,6 +88,10 @@ def beta(num_samples: int = 1) -> Objective:
 def warmup(num_samples: int = 1) -> Objective:
     """The beta-VAE whose weight rises linearly from 0 to beta over `warmup_steps`.
 
+    weight(t) = beta min(1, t / warmup_steps),  t the optimiser steps taken, from 0.
+
+    Under 1 `warmup_steps` counts as 1, with which the first step alone has no KL.
+
     Args:
         num_samples: samples of each posterior.
 
@@ -104,7 +112,10 @@ def warmup(num_samples: int = 1) -> Objective:
 def cyclical(num_samples: int = 1) -> Objective:
     """The beta-VAE whose weight restarts from 0 every `cycle_steps`.
 
-    Within a cycle it rises linearly to beta over the first half and stays there.
+    weight(t) = beta min(1, 2 (t mod T) / T),  T = `cycle_steps`, t the optimiser steps taken.
+
+    Within a cycle it rises linearly to beta over the first half and stays there. With T under 2
+    there is no schedule and the weight is beta: a cycle of one step would never leave 0.
 
     Args:
         num_samples: samples of each posterior.
