@@ -63,6 +63,10 @@ def estimate_elbo(
 ) -> ElboEstimate:
     """Average the terms of the ELBO over every example of a data set.
 
+    ELBO = (1 / n) sum_i [(1 / L) sum_l log p(x_i | z_il) - sum_j KL(q(z_j | x_i) || p(z_j))],
+    z_il ~ q(z | x_i), L = `num_samples`; the KL is exact, or of the same samples where the
+    posterior has several layers.
+
     Example i draws from `fold_in(key, i)`, so the estimate does not depend on the batch
     size, and the same key gives every model the same binarisation and the same noise.
 
@@ -78,7 +82,7 @@ def estimate_elbo(
         num_samples: samples of each posterior; more where there are few examples.
 
     Returns:
-        The averages.
+        The averages, in nats per example: of log p(x | z), and of the KL of each latent dimension.
 
     Raises:
         ValueError: if there are no data, or the batch size or num_samples is under 1.
@@ -95,6 +99,9 @@ def estimate_elbo(
         >>> estimate = estimate_elbo(key, vae, intensities, params, jnp.zeros((5, 8, 8, 1)))
         >>> bool(estimate.elbo < 0)
         True
+
+    Reference:
+        Kingma and Welling, Auto-Encoding Variational Bayes (arXiv 1312.6114), equation 7.
     """
     if len(data) == 0 or batch_size < 1:
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
