@@ -47,12 +47,25 @@ def log_density(q: Normal, z: Float[Array, " latent"]) -> Nats:
 
     Returns:
         Nats, summed over the latent dimensions.
+
+    Reference:
+        arXiv 1312.6114, equation 9.
     """
     return jnp.sum(log_density_per_dim(q, z))
 
 
 def log_density_per_dim(q: Normal, z: Float[Array, " latent"]) -> Float[Array, " latent"]:
-    """The summands of `log_density`: nats of each latent dimension."""
+    """Log-density of each z_j under a diagonal normal distribution: the summands of `log_density`.
+
+    log q(z_j) = -1/2 [log 2 pi + log_var_j + (z_j - mean_j)^2 / exp(log_var_j)]
+
+    Args:
+        q: the distribution.
+        z: the point.
+
+    Returns:
+        Nats, one number for each latent dimension.
+    """
     return -0.5 * (LOG_2PI + q.log_var + (z - q.mean) ** 2 * jnp.exp(-q.log_var))
 
 
@@ -66,6 +79,9 @@ def standard_log_density(z: Float[Array, " latent"]) -> Nats:
 
     Returns:
         Nats, summed over the latent dimensions.
+
+    Reference:
+        arXiv 1312.6114, section 3: the prior N(0, I).
     """
     return -0.5 * jnp.sum(LOG_2PI + z**2)
 
