@@ -1,7 +1,7 @@
 """What the panels of figure 2 come to: the table, the claims of the paper, the figures."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from experiments._aevb import METHOD_NAMES
@@ -9,6 +9,7 @@ from experiments._aevb_claims import Claim, claims
 from experiments._aevb_panels import Finished, trained
 from experiments._folder import RunFolder
 from experiments._report import markdown_table, plus_minus
+from experiments._spread import as_record
 from experiments._verdict import EXPLAINED
 from vae_jax.evaluation import ACTIVE_KL
 
@@ -130,9 +131,6 @@ def _collapsed(finished: Sequence[Finished]) -> list[str]:
 def _summary(
     title: str, finished: Sequence[Finished], found: Sequence[Claim], said: Sequence[str]
 ) -> dict[str, Any]:
-    def mean_and_error(pair: tuple[float, float]) -> Mapping[str, float]:
-        return dict(zip(("mean", "standard_error"), pair, strict=True))
-
     return {
         "title": title,
         "unit": "nats per image, evidence lower bound",
@@ -147,8 +145,8 @@ def _summary(
                 "step_size": one.step_size,
                 "seeds": len(one.results),
                 "points": float(one.points[-1]) if len(one.points) else 0.0,
-                "train": mean_and_error(one.bound("train")),
-                "test": mean_and_error(one.bound("test")),
+                "train": as_record(one.bound("train")),
+                "test": as_record(one.bound("test")),
                 "points_per_second": one.points_per_second,
                 "diverged": [result.name for result in one.results if result.problem],
                 "collapsed": [result.name for result in one.results if result.collapsed],

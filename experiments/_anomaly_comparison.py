@@ -12,6 +12,7 @@ from experiments._folder import RunFolder
 from experiments._outliers import MOST_FITTED, PROTOCOLS, WITHOUT_DIMENSIONS
 from experiments._progress import print_table
 from experiments._report import Result, markdown_table, over_seeds, plus_minus
+from experiments._spread import as_record
 
 ALPHA = 0.1  # false alarms that the conformal threshold allows
 NUMBERS = ("auroc", "ap")
@@ -170,10 +171,7 @@ def _left_out(result: Result) -> int:
 
 def _numbers(own: Sequence[Result]) -> dict[str, Any]:
     """Means and standard errors of a method, and what they are of."""
-    means = {
-        name: dict(zip(("mean", "standard_error"), over_seeds(own, name), strict=True))
-        for name in NUMBERS
-    }
+    means = {name: as_record(over_seeds(own, name)) for name in NUMBERS}
     return {**means, "each": [{**result.columns, **result.also} for result in own]}
 
 

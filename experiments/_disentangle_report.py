@@ -20,6 +20,7 @@ from experiments._report import (
     over_seeds,
     plus_minus,
 )
+from experiments._spread import as_record
 from experiments._verdict import HOLDS, Margin, difference
 from vae_jax.evaluation import ACTIVE_KL
 from vae_jax.sprites import FACTORS
@@ -125,19 +126,12 @@ def _records(part: PartConfig, own: Sequence[Result]) -> list[dict[str, Any]]:
     records = []
     for setting in dict.fromkeys(tuple(one.setting.items()) for one in own):
         found = good.get(setting, [])
-        numbers = {
-            name: over_seeds(found, name) if found else (math.nan, math.nan)
-            for name in (*SCORES, *NATS)
-        }
         records.append(
             {
                 "objective": part.objective,
                 "strength": dict(setting)[part.field],
                 "seeds": len(found),
-                **{
-                    name: dict(zip(("mean", "standard_error"), number, strict=True))
-                    for name, number in numbers.items()
-                },
+                **{name: as_record(over_seeds(found, name)) for name in (*SCORES, *NATS)},
             }
         )
     return records

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from experiments._importance import importance_of, summed_up
 from experiments._loaded import Loaded
 from experiments._noise import EVALUATION_SEED, SURGERY_SEED
+from experiments._spread import mean_and_error
 from experiments._sweep import Task
 from vae_jax.evaluation import (
     Annealed,
@@ -167,15 +168,13 @@ def _annealed(
     estimate = _annealed_estimate(task.vae, task.preprocess, settings.chains, settings.temperatures)
     found = jax.device_get(estimate(key, loaded.params, jnp.asarray(some), test[some]))
     weighted = np.asarray(estimates.log_likelihood)[some]
-    gain = found.log_likelihood - weighted
-    # Of one example there is no spread.
-    error = np.std(gain, ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    gain, error = mean_and_error(found.log_likelihood - weighted)
     return {
         "annealed_examples": count,
         "annealed_neg_log_likelihood": -float(np.mean(found.log_likelihood)),
         "importance_neg_log_likelihood_of_them": -float(np.mean(weighted)),
-        "annealed_gain": float(np.mean(gain)),
-        "annealed_difference_error": float(error),
+        "annealed_gain": gain,
+        "annealed_difference_error": error,
         "annealed_effective_samples": float(np.median(found.effective_samples)),
         "annealed_acceptance": float(np.mean(found.acceptance)),
     }

@@ -131,7 +131,7 @@ def _published(part: Any) -> float:
 def _number(own: Sequence[Result], name: str) -> tuple[float, float]:
     """The mean of a number and its standard error over seeds; NaN where it is not known."""
     known = [one for one in own if name in one.numbers or name in one.also]
-    return over_seeds(known, name) if known else (math.nan, math.nan)
+    return over_seeds(known, name)
 
 
 def _gains(records: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from experiments._folder import Row
 from experiments._grid import Member, described, repeat_of, setting_of, short
 from experiments._progress import print_table
+from experiments._spread import as_record, mean_and_error
 from experiments._train import Trained
 from vae_jax.evaluation import ACTIVE_KL, RateDistortion, rate_distortion
 
@@ -91,10 +92,7 @@ def summary(results: Sequence[Result]) -> dict[str, Any]:
             {
                 **dict(setting),
                 "seeds": len({result.columns["seed"] for result in own}),
-                **{
-                    name: dict(zip(("mean", "standard_error"), over_seeds(own, name), strict=True))
-                    for name in (*NUMBERS, *own[0].also)
-                },
+                **{name: as_record(over_seeds(own, name)) for name in (*NUMBERS, *own[0].also)},
             }
             for setting, own in by_setting(results).items()
         ],
@@ -351,9 +349,8 @@ def over_seeds(results: Sequence[Result], name: str) -> tuple[float, float]:
     """The mean of a number and its standard error.
 
     Where a seed has several folds its number is their average, and the error is that of the
-    seeds; of a single seed it is that of the folds.
+    seeds; of a single seed it is that of the folds. Of no results both are NaN.
     """
     seeds = by_seed(results, name)
     each = list(seeds.values()) if len(seeds) > 1 else [number_of(one, name) for one in results]
-    error = np.std(each, ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
-    return float(np.mean(each)), float(error)
+    return mean_and_error(each)

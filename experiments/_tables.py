@@ -29,6 +29,7 @@ from experiments._representation import (
     representation,
 )
 from experiments._scores import RowScorer
+from experiments._spread import as_record
 from experiments._train import Trained
 from experiments._verdict import UNDECIDED, difference
 from vae_jax.data import Table
@@ -267,10 +268,7 @@ def spread_of(found: Mapping[str, Sequence[Result]]) -> str:
 
 def _means(results: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, float]]:
     """The mean and the standard error of some numbers, by name."""
-    return {
-        name: dict(zip(("mean", "standard_error"), over_seeds(results, name), strict=True))
-        for name in names
-    }
+    return {name: as_record(over_seeds(results, name)) for name in names}
 
 
 def _named(results: Sequence[Result]) -> dict[str, list[Result]]:

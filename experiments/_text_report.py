@@ -1,6 +1,5 @@
 """What is told of the models of a text together: the table, and the figures."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from experiments._importance import few_samples
 from experiments._noise import DRAW_SEED
 from experiments._progress import print_table
 from experiments._report import Result, label_of, markdown_table, plus_minus
+from experiments._spread import mean_and_error
 from experiments._text_numbers import SURGERY, WRITTEN, TextMeasures, between, words_of
 from experiments._train import Trained
 from vae_jax.data import text_of
@@ -150,7 +150,7 @@ class TextReport(NamedTuple):
         rows = []
         for label, members in groups.items():
             own = [one.also for one in members if one.problem is None]
-            cells = [_mean_and_error([n[name] for n in own if name in n]) for name in numbers]
+            cells = [_shown([n[name] for n in own if name in n]) for name in numbers]
             rows.append([label, str(len(own)), *cells])
         columns = ["", "seeds", *numbers.values()]
         title = f"{self.title}: what z carries"
@@ -301,10 +301,8 @@ def principal(
     return (left * sizes)[:-1, :2], shares.tolist()
 
 
-def _mean_and_error(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    error = np.std(values, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    mean = float(np.mean(values))
+def _shown(values: Sequence[float]) -> str:
+    """The mean and its standard error in a cell, small numbers with a digit more."""
+    mean, error = mean_and_error(values)
     digits = 3 if abs(mean) < 2 else 2
-    return plus_minus(round(mean, digits) + 0.0, float(error), digits)  # and no -0.000
+    return plus_minus(round(mean, digits) + 0.0, error, digits)  # and no -0.000

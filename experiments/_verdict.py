@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from experiments._spread import mean_and_error
 
 HOLDS = "holds"
 FAILS = "DOES NOT HOLD"
@@ -100,12 +100,10 @@ def difference(more: Mapping[int, float], less: Mapping[int, float]) -> Margin:
     Returns:
         The margin; without a number if one of them has no seed.
     """
-    if not (more and less):
-        return Margin(math.nan, math.nan, 0)
     if more.keys() == less.keys():
-        mean, error = _mean_and_error([more[seed] - less[seed] for seed in more])
+        mean, error = mean_and_error([more[seed] - less[seed] for seed in more])
         return Margin(mean, error, len(more))
-    (high, one), (low, other) = (_mean_and_error(list(own.values())) for own in (more, less))
+    (high, one), (low, other) = (mean_and_error(list(own.values())) for own in (more, less))
     return Margin(high - low, math.hypot(one, other), min(len(more), len(less)))
 
 
@@ -129,10 +127,3 @@ def tally(margins: Sequence[Margin], what: str) -> str:
         return f"{word} in all {count} {what}"
     first = f"{word} in {count} of {len(margins)} {what}"
     return ", ".join([first, *(f"{word} in {count}" for word, count in others)])
-
-
-def _mean_and_error(numbers: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error, NaN of a single number."""
-    count = len(numbers)
-    error = np.std(numbers, ddof=1) / math.sqrt(count) if count > 1 else math.nan
-    return float(np.mean(numbers)), float(error)

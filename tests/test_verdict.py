@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from experiments._spread import as_record, mean_and_error
 from experiments._verdict import (
     FAILS,
     HOLDS,
@@ -51,6 +52,19 @@ def test_the_error_of_a_difference_is_that_of_the_differences_of_each_seed():
     assert found.error == pytest.approx(stats.sem(own))
     # The order in which the seeds come says nothing.
     assert difference(more, dict(reversed(less.items()))) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_error_of_a_mean_is_that_of_scipy(dtype):
+    numbers = (100 + np.random.default_rng(0).normal(size=7)).astype(dtype)
+    # Distances of 1 from a mean of 100, which the type of the numbers rounds.
+    rounding = 100 * float(np.finfo(dtype).eps)
+    found = mean_and_error(numbers)
+    assert found == pytest.approx((numbers.mean(), stats.sem(numbers)), rel=rounding)
+    assert as_record(found) == {"mean": found[0], "standard_error": found[1]}
+    for few in (numbers[:1], numbers[:0], [*numbers, math.nan]):
+        mean = float(few[0]) if len(few) == 1 else math.nan
+        assert mean_and_error(few) == pytest.approx((mean, math.nan), nan_ok=True)
 
 
 def test_of_other_seeds_both_errors_add_up():

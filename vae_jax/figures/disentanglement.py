@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vae_jax.figures.settings import mean_and_error
 from vae_jax.figures.style import BLUE, CLASS_COLORS, VERMILION, chart_figure, styled
 
 _COLUMNS = 4
@@ -95,12 +96,8 @@ def _draw_dots(
 ) -> None:
     color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
     axes.plot(places, values, marker, color=color, alpha=0.35, ms=2.5, mew=0)
-    means, errors = [], []
-    for row in values:
-        good = row[np.isfinite(row)]
-        means.append(np.mean(good) if len(good) else math.nan)
-        several = len(good) > 1
-        errors.append(np.std(good, ddof=1) / math.sqrt(len(good)) if several else 0.0)
+    means, errors = mean_and_error(values)
+    errors = np.nan_to_num(errors)  # of a single seed the caps alone
     axes.errorbar(
         places, means, errors, fmt=marker, color=color, ms=4.5, elinewidth=1, capsize=2, label=name
     )

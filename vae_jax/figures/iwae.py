@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from vae_jax.figures.settings import mean_and_error
 from vae_jax.figures.style import BLUE, VERMILION, chart_figure, styled
 
 
@@ -101,9 +102,8 @@ def _draw_spectra(axes: Axes, methods: Mapping[str, BySamples], threshold: float
 
 
 def _draw_nats(axes: Axes, name: str, found: BySamples, color: str) -> None:
-    mean, count = np.nanmean(found.nats, axis=1), np.sum(np.isfinite(found.nats), axis=1)
-    if np.min(count) > 1:
-        error = np.nanstd(found.nats, axis=1, ddof=1) / np.sqrt(count)
+    mean, error = mean_and_error(found.nats)
+    if np.isfinite(error).all():
         axes.errorbar(found.k, mean, error, color=color, marker="o", capsize=2, label=name)
     else:
         axes.plot(found.k, mean, color=color, marker="o", label=name)

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vae_jax.figures.settings import mean_and_error
 from vae_jax.figures.style import BLUE, CLASS_COLORS, VERMILION, chart_figure, styled, wrapped
 from vae_jax.figures.tables import axes_grid, check_array, check_some, fitted, legend_columns, ticks
 
@@ -253,9 +254,9 @@ def _dots(
     label: str,
 ) -> None:
     """A dot at the mean of each row, with one standard error to either side."""
-    repeats = values.shape[1]
-    error = np.std(values, axis=1, ddof=1) / np.sqrt(repeats) if repeats > 1 else None
+    mean, error = mean_and_error(values)
+    known = error if values.shape[1] > 1 else None
     axes.errorbar(
-        values.mean(axis=1), places, xerr=error, color=color, marker=marker, ls="", ms=4,
+        mean, places, xerr=known, color=color, marker=marker, ls="", ms=4,
         elinewidth=1, capsize=2, capthick=0.8, label=label,
     )  # fmt: skip
