@@ -11,7 +11,7 @@ import numpy as np
 from experiments._folder import RunFolder
 from experiments._outliers import MOST_FITTED, PROTOCOLS, WITHOUT_DIMENSIONS
 from experiments._progress import print_table
-from experiments._report import Result, markdown_table, over_seeds, plus_minus
+from experiments._report import Result, markdown_table, over_seeds, plus_minus, spread_over
 from experiments._spread import as_record
 
 ALPHA = 0.1  # false alarms that the conformal threshold allows
@@ -115,9 +115,8 @@ class Comparison(NamedTuple):
 
     def _over(self) -> str:
         """What the error in a cell is over; a single number has none."""
-        over = "seeds" if len(self._seeds()) > 1 else "what was left out"
-        repeated = max(len(self._seeds()), len(self._places())) > 1
-        return f", mean ± standard error over {over}" if repeated else ""
+        over = "what was left out" if len(self._places()) > 1 else ""
+        return spread_over("seeds" if len(self._seeds()) > 1 else over, ", ")
 
 
 def of_run(run: RunFolder) -> Comparison:

@@ -19,6 +19,7 @@ from experiments._report import (
     number_of,
     over_seeds,
     plus_minus,
+    spread_over,
 )
 from experiments._spread import as_record
 from experiments._verdict import HOLDS, Margin, difference
@@ -214,7 +215,7 @@ def _draw(
         )
         arrays |= {f"{part.objective}/{name}": array for name, array in values.items()}
         arrays[f"{part.objective}/{part.field}"] = np.array(part.strength)
-    spread = " · mean ± standard error over seeds" if len(parts[0].seed) > 1 else ""
+    spread = spread_over("seeds" if len(parts[0].seed) > 1 else "")
     chance = {score.panel: score.chance for score in SCORES.values()}
     figures.save(
         figures.disentanglement_scores(objectives, title=title + spread, chance=chance),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from experiments._evaluation import Settings
-from experiments._evaluation_report import COLUMNS, Evaluation, as_record, spread_of
+from experiments._evaluation_report import COLUMNS, Evaluation, as_record, error_remark
 from experiments._folder import RunFolder
 from experiments._importance import few_samples
 from experiments._progress import print_table
@@ -51,7 +51,7 @@ def write_joint(
         ]
         lines += [f"{said}:", "", markdown_table(columns, rows, numbers_right=True), ""]
         print_table(said, columns, rows)
-    remarks = spread_of(parts.values())
+    remarks = error_remark(parts.values())
     remarks += [f"{part}: {remark}" for part, done in parts.items() for remark in done.left_out]
     remarks += left_out
     remarks += few_samples(

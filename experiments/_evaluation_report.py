@@ -13,8 +13,7 @@ from experiments._progress import print_table
 from experiments._report import (
     Result,
     Swept,
-    by_setting,
-    label_of,
+    by_label,
     markdown_table,
     over_seeds,
     plus_minus,
@@ -68,8 +67,8 @@ class Evaluation(NamedTuple):
     @property
     def groups(self) -> dict[str, list[Result]]:
         """The models of each setting, under what it is called."""
-        groups = by_setting(self.results).values()
-        return {label_of(group[0]) or group[0].name: group for group in groups}
+        groups = by_label(self.results).items()
+        return {label or group[0].name: group for label, group in groups}
 
     @property
     def unit(self) -> str:
@@ -157,7 +156,7 @@ def _cells(done: Evaluation) -> tuple[list[str], list[list[str]]]:
     return [done.unit, *groups], rows
 
 
-def spread_of(parts: Iterable[Evaluation]) -> list[str]:
+def error_remark(parts: Iterable[Evaluation]) -> list[str]:
     """What stands behind each ± of a table, a line if there is any."""
     groups = [group for done in parts for group in done.groups.values()]
     over = " or ".join(sorted({repeated(group) for group in groups} - {""}))
@@ -260,7 +259,7 @@ def _remarks(settings: Settings, done: Evaluation) -> list[str]:
         f"{settings.threshold:g}; I(x; z) is at most log n = {_information_bound(results):.2f}. "
         "KL = I(x; z) + marginal KL, KL(q(z) || p(z)), which is TC + dimension-wise KL, "
         "sum_j KL(q(z_j) || p(z_j)).",
-        *spread_of([done]),
+        *error_remark([done]),
         *done.left_out,
     ]
     if done.run.task.vae.is_layered:

@@ -318,6 +318,14 @@ def by_setting(results: Sequence[Result]) -> Mapping[tuple[tuple[str, float], ..
     return found
 
 
+def by_label(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The members of each setting by what it is called, those that diverged among them."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(label_of(result), []).append(result)
+    return found
+
+
 def repeated(results: Sequence[Result]) -> str:
     """What the error of `over_seeds` is over: `seeds`, `folds`, empty if nothing is repeated."""
     repeats = {repeat_of(result.columns) for result in results}
@@ -327,9 +335,9 @@ def repeated(results: Sequence[Result]) -> str:
     return "seeds, each the mean of its folds" if len(repeats) > len(seeds) else "seeds"
 
 
-def spread_over(over: str) -> str:
-    """What a title says of repetitions."""
-    return f" · mean ± standard error over {over}" if over else ""
+def spread_over(over: str, lead: str = " · ") -> str:
+    """What a title says of repetitions, behind what leads over to it."""
+    return f"{lead}mean ± standard error over {over}" if over else ""
 
 
 def by_seed(results: Sequence[Result], name: str) -> dict[int, float]:

@@ -8,16 +8,17 @@ import numpy as np
 from experiments._completed import as_features, complete
 from experiments._folder import RunFolder
 from experiments._folds import Split
-from experiments._grid import described
 from experiments._imputation import Imputation
 from experiments._progress import print_table
 from experiments._report import (
     Result,
+    by_label,
     by_seed,
-    by_setting,
     markdown_table,
     over_seeds,
     plus_minus,
+    repeated,
+    spread_over,
 )
 from experiments._representation import (
     MEANING,
@@ -90,11 +91,8 @@ class TableReport:
             errors.append(result._replace(also=by_column))
         if models:
             beside, beside_errors = self._references(trained)
-            found = {
-                **{described(dict(key)): own for key, own in by_setting(models).items()},
-                **beside,
-            }
-            self._write(run, found, {**_named(errors), **beside_errors})
+            found = by_label(models) | beside
+            self._write(run, found, by_label(errors) | beside_errors)
             if self.figures:
                 from experiments._table_figures import TableFigures
 
@@ -258,21 +256,14 @@ class TableReport:
 
 def spread_of(found: Mapping[str, Sequence[Result]]) -> str:
     """What stands beside a mean, in words that follow what it is of; of one split nothing does."""
-    every = [result.columns for own in found.values() for result in own]
-    seeds, folds = ({columns[name] for columns in every} for name in ("seed", "fold"))
-    if len(seeds) == len(folds) == 1:
-        return ""
-    over = f"{len(seeds)} seeds, each the mean of its folds" if len(seeds) > 1 else "folds"
-    return f", mean ± standard error over {over}"
+    every = [result for own in found.values() for result in own]
+    over, seeds = repeated(every), len({result.columns["seed"] for result in every})
+    return spread_over(f"{seeds} {over}" if seeds > 1 else over, ", ")
 
 
 def _means(results: Sequence[Result], names: Sequence[str]) -> dict[str, dict[str, float]]:
     """The mean and the standard error of some numbers, by name."""
     return {name: as_record(over_seeds(results, name)) for name in names}
-
-
-def _named(results: Sequence[Result]) -> dict[str, list[Result]]:
-    return {described(dict(key)): own for key, own in by_setting(results).items()}
 
 
 def _comparison(

@@ -12,7 +12,7 @@ from experiments._folder import RunFolder
 from experiments._importance import few_samples
 from experiments._noise import DRAW_SEED
 from experiments._progress import print_table
-from experiments._report import Result, label_of, markdown_table, plus_minus
+from experiments._report import Result, by_label, markdown_table, plus_minus
 from experiments._spread import mean_and_error
 from experiments._text_numbers import SURGERY, WRITTEN, TextMeasures, between, words_of
 from experiments._train import Trained
@@ -90,7 +90,7 @@ class TextReport(NamedTuple):
             The models with their "gain" over the decoder without z of the same seed.
         """
         results = with_gains(results)
-        groups = groups_of(results)
+        groups = by_label(results)
         self._write_table(groups, folder)
         if self.figures != "none" and any(one.also for one in results):
             self._draw_comparison(groups, folder.figures)
@@ -235,14 +235,6 @@ class TextReport(NamedTuple):
             folder / "neg_log_likelihood.png",
             neg_log_likelihood=nll,
         )
-
-
-def groups_of(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """The models of each setting, by what it is called."""
-    groups: dict[str, list[Result]] = {}
-    for one in results:
-        groups.setdefault(label_of(one), []).append(one)
-    return groups
 
 
 def with_gains(results: Sequence[Result]) -> list[Result]:
