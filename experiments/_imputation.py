@@ -1,21 +1,14 @@
 """How well values that were taken out of held-out rows are filled in."""
 
-import functools
-
-import jax
 import numpy as np
 from jaxtyping import Array
 
 from experiments._folds import Split
-from experiments._noise import SCORE_SEED
+from experiments._rows import of_each_row
 from vae_jax.evaluation import posterior_predictive
-from vae_jax.evaluation.memory import examples_at_once
-from vae_jax.evaluation.noise import fingerprint
 from vae_jax.model import VAE
-from vae_jax.types import Params
+from vae_jax.types import Params, PRNGKey
 
-_AT_ONCE = 1_024
-_COPIES = 2  # of each sample theta, and the mean of every dimension
 IMPUTERS = ("column means", "5-NN imputation")
 
 
@@ -29,19 +22,10 @@ class Imputation:
     """
 
     def __init__(self, vae: VAE, num_samples: int, share: float) -> None:
-        key = jax.random.key(SCORE_SEED)
+        def one(key: PRNGKey, params: Params, row: Array) -> Array:
+            return posterior_predictive(key, vae, params, row, num_samples)
 
-        def one(params: Params, row: Array) -> Array:
-            key_row = jax.random.fold_in(key, fingerprint(row))
-            return posterior_predictive(key_row, vae, params, row, num_samples)
-
-        @jax.jit
-        def all_rows(params: Params, rows: Array) -> Array:
-            most = min(_AT_ONCE, len(rows))
-            at_once = examples_at_once(vae, params, rows[0], num_samples, most=most, copies=_COPIES)
-            return jax.lax.map(functools.partial(one, params), rows, batch_size=at_once)
-
-        self._all_rows, self._share = all_rows, share
+        self._of_rows, self._share = of_each_row(one, vae, num_samples), share
         self.meaning = (
             f"imputed: {share:.0%} of the numbers of the held-out rows are taken away and filled "
             "in, RMSE in standard deviations of the training folds; column means and the five "
@@ -65,9 +49,7 @@ class Imputation:
 
     def by_model(self, params: Params, split: Split, holes: np.ndarray) -> float:
         """The RMSE of what the model fills in, standard deviations of the training rows."""
-        padded = np.resize(holes, (-(-len(holes) // 8) * 8, holes.shape[1]))
-        filled = np.asarray(self._all_rows(params, padded))[: len(holes)]
-        return _rmse(split, holes, filled)
+        return _rmse(split, holes, self._of_rows(params, holes))
 
     def by_others(self, split: Split, holes: np.ndarray, is_number: np.ndarray) -> dict[str, float]:
         """That of the means of the training rows, and of their nearest rows, by `IMPUTERS`."""

@@ -201,8 +201,8 @@ def test_a_chunk_of_bounded_memory_changes_no_score(monkeypatch):
     for limit in (2**26, 2 * 2 * 20 * 5, 3 * 20):  # bytes; theta of a sample takes 20
         monkeypatch.setattr(memory, "MEMORY", limit)
         scores = RowScorer(vae, 20)({}, rows.astype(np.float32)).scores
-        filled = Imputation(missing, 20, 0.2)._all_rows({}, holes)
-        found.append([*scores.values(), np.asarray(filled)])
+        filled = Imputation(missing, 20, 0.2)._of_rows({}, holes)
+        found.append([*scores.values(), filled])
         assert all(np.isfinite(values).all() for values in found[-1])
     for other in found[1:]:
         for ours, expected in zip(other, found[0], strict=True):
