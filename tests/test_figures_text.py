@@ -18,6 +18,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from vae_jax import figures
+from vae_jax.evaluation import ACTIVE_KL
 from vae_jax.figures import BLUE
 
 TITLE = "grammar · GRU 128 · z 32 · 4 remedies × 3 seeds"
@@ -41,9 +42,9 @@ def trained() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     levels = np.array([0.02, 1.5, 5.0, 20.0])[:, None, None]
     kl = levels * (1 + 8 * np.exp(-EPOCHS / 4)) * rng.uniform(0.8, 1.2, (4, 3, 1))
-    active_units = np.round(4 * np.log1p(kl))
+    active_dims = np.round(4 * np.log1p(kl))
     kl[3, 1, 15:] = np.nan
-    return kl, active_units
+    return kl, active_dims
 
 
 def nlls() -> np.ndarray:
@@ -142,9 +143,9 @@ def test_nothing_is_cut_off_and_no_texts_overlap(name: str):
 
 
 def test_remedies_are_drawn_by_mean_and_range_without_the_diverged_member():
-    kl, active_units = trained()
+    kl, active_dims = trained()
     kept = [[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 2]]
-    for axes, values in zip(draw_remedies().axes, (kl, active_units), strict=True):
+    for axes, values in zip(draw_remedies().axes, (kl, active_dims), strict=True):
         bands = [c for c in axes.collections if isinstance(c, FillBetweenPolyCollection)]
         assert len(axes.lines) == len(bands) == 4
         for line, band, members, seeds in zip(axes.lines, bands, values, kept, strict=True):
@@ -173,11 +174,13 @@ def test_remedies_differ_in_colour_and_dashes_and_the_legend_shows_both():
 
 
 def test_remedies_say_their_units_and_leave_out_one_without_a_seed():
-    kl, active_units = trained()
-    active_units[2] = np.nan
-    figure = figures.draw_remedies(EPOCHS, kl, active_units, NAMES, title=TITLE)
+    kl, active_dims = trained()
+    active_dims[2] = np.nan
+    figure = figures.draw_remedies(EPOCHS, kl, active_dims, NAMES, title=TITLE)
     left, right = figure.axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("nats per sentence", "latent dimensions")
+    # Not active units, which go by the variance of their posterior mean.
+    assert right.get_title() == f"active dimensions (KL over {ACTIVE_KL:g} nats)"
     assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
     assert [len(axes.lines) for axes in figure.axes] == [3, 3]
     assert "(3 of 3 diverged)" in legend_of(figure)[2]

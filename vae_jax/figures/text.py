@@ -33,7 +33,7 @@ _WIDEST, _NARROWEST = 3.0, 4.5  # a column, and the page
 def draw_remedies(
     epochs: Integer[np.ndarray, " epochs"],
     kl: Float[np.ndarray, "remedies seeds epochs"],
-    active_units: Float[np.ndarray, "remedies seeds epochs"],
+    active_dims: Float[np.ndarray, "remedies seeds epochs"],
     names: Sequence[str],
     *,
     title: str,
@@ -44,8 +44,8 @@ def draw_remedies(
     Args:
         epochs: the epoch of each value.
         kl: KL(q(z | x) || p(z)) of each model, averaged over sentences, in `unit`. A model with
-            a value that is not finite, here or in `active_units`, is left out of both panels.
-        active_units: how many latent dimensions of each model are active.
+            a value that is not finite, here or in `active_dims`, is left out of both panels.
+        active_dims: how many latent dimensions of each model have a KL over 0.01 nats.
         names: of the remedies.
         title: what was trained.
         unit: of the KL.
@@ -59,12 +59,12 @@ def draw_remedies(
         ValueError: if there is no remedy, or shapes disagree.
     """
     shape = np.shape(kl)
-    if shape != np.shape(active_units) or shape[::2] != (len(names), len(epochs)) or 0 in shape:
+    if shape != np.shape(active_dims) or shape[::2] != (len(names), len(epochs)) or 0 in shape:
         raise ValueError(
-            f"kl {shape}, active units {np.shape(active_units)}: {len(names)} names, "
+            f"kl {shape}, active dimensions {np.shape(active_dims)}: {len(names)} names, "
             f"{len(epochs)} epochs"
         )
-    kept = np.all(np.isfinite(kl) & np.isfinite(active_units), axis=-1)
+    kept = np.all(np.isfinite(kl) & np.isfinite(active_dims), axis=-1)
     figure = chart_figure(9.0, 3.2, title)
     left, right = figure.subplots(1, 2)
     _draw_ranges(left, epochs, kl, kept)
@@ -74,9 +74,9 @@ def draw_remedies(
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set_title("KL(q(z | x) || p(z))")
     left.set_ylabel(unit)
-    _draw_ranges(right, epochs, active_units, kept)
+    _draw_ranges(right, epochs, active_dims, kept)
     right.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    right.set_title("active units (KL above 0.01)")
+    right.set_title("active dimensions (KL over 0.01 nats)")
     right.set_ylabel("latent dimensions")
     handles = [
         Line2D([], [], color=color, ls=dashes, label=name)
