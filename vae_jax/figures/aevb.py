@@ -34,7 +34,6 @@ def bounds_against_points(
     rows: Sequence[Mapping[str, Mapping[str, BoundCurve]]],
     *,
     title: str,
-    unit: str = "ELBO (nats per image)",
 ) -> Figure:
     """How good a bound is after so many training points: a panel for each model.
 
@@ -42,7 +41,6 @@ def bounds_against_points(
         rows: of each row of panels, which share a vertical axis: under the title of a panel the
             curve of each method. Methods have the same colour everywhere.
         title: what was trained.
-        unit: label of the vertical axes.
 
     Returns:
         The figure, one axes for each panel: test solid, train dashed, averaged over the seeds that
@@ -75,7 +73,7 @@ def bounds_against_points(
             for method, curve in curves.items():
                 _draw(axes, curve, colors[method])
         _fit_later(axes_of_row[0], [curve for panel in row.values() for curve in panel.values()])
-        axes_of_row[0].set_ylabel(unit)
+        axes_of_row[0].set_ylabel("ELBO (nats per image)")
     splits = [("test", "-", "0.3"), ("train", "--", "0.3")]
     lines = [(name, "-", color) for name, color in colors.items()] + splits
     handles = [Line2D([], [], ls=style, color=color, label=name) for name, style, color in lines]

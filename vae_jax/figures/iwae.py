@@ -32,20 +32,18 @@ class BySamples(NamedTuple):
 
 
 COLORS = (BLUE, VERMILION)
+_ACTIVE = 0.01  # variance above which a unit is active
 _SHARED = "0.35"  # of what both methods share
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 @styled
-def samples_in_bound(
-    methods: Mapping[str, BySamples], *, title: str, threshold: float = 0.01
-) -> Figure:
+def samples_in_bound(methods: Mapping[str, BySamples], *, title: str) -> Figure:
     """Log-likelihood against k beside the published one, and the spectrum of the latent units.
 
     Args:
         methods: what was found of each, under its name; two at most.
         title: what was trained.
-        threshold: variance above which a unit is active.
 
     Returns:
         The figure. A spectrum that two methods share, as with k = 1, where both bounds are the
@@ -60,7 +58,7 @@ def samples_in_bound(
     left, right = figure.subplots(1, 2)
     for color, (name, found) in zip(COLORS, methods.items(), strict=False):
         _draw_nats(left, name, found, color)
-    _draw_spectra(right, methods, threshold)
+    _draw_spectra(right, methods)
     every_k = sorted({int(k) for found in methods.values() for k in found.k})
     left.set_xscale("log")
     left.xaxis.set_major_locator(FixedLocator(every_k))
@@ -76,7 +74,7 @@ def samples_in_bound(
     return figure
 
 
-def _draw_spectra(axes: Axes, methods: Mapping[str, BySamples], threshold: float) -> None:
+def _draw_spectra(axes: Axes, methods: Mapping[str, BySamples]) -> None:
     owners: dict[tuple[int, bytes], list[str]] = {}
     for name, found in methods.items():
         for k, variance in zip(found.k, found.spectra, strict=True):
@@ -88,13 +86,13 @@ def _draw_spectra(axes: Axes, methods: Mapping[str, BySamples], threshold: float
             if own[0] != name:
                 continue
             shared = len(own) > 1
-            active = f"{np.sum(variance > threshold)} active"
+            active = f"{np.sum(variance > _ACTIVE)} active"
             label = f"k = {k} (both): {active}" if shared else f"{name}, k = {k}: {active}"
             units = np.arange(1, len(variance) + 1)
             (line,) = axes.semilogy(units, np.maximum(variance, 1e-12), label=label)
             color = _SHARED if shared else colors[name]
             line.set(color=color, marker=marker, markersize=2.5, linewidth=0.8)
-    axes.axhline(threshold, color="black", ls=":", lw=0.8, label=f"active: over {threshold:g}")
+    axes.axhline(_ACTIVE, color="black", ls=":", lw=0.8, label=f"active: over {_ACTIVE:g}")
     axes.set_xlabel("latent unit, sorted")
     axes.set_title("variance of the posterior mean")
     # Beside the axes: within them it would cover the threshold and the tails of the curves.

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, SymmetricalLogLocator
 from vae_jax.figures.style import BLUE, CLASS_COLORS, VERMILION, chart_figure, styled, wrapped
 from vae_jax.figures.tables import fitted, ticks
 
+_UNIT = "nats per sentence"
 _DASHES = ("-", "--", ":", "-.")
 # The colours of classes that are pale for a line stand last, or are left out.
 _COLORS = (BLUE, VERMILION, *CLASS_COLORS[5:], *CLASS_COLORS[3:5])
@@ -37,18 +38,16 @@ def draw_remedies(
     names: Sequence[str],
     *,
     title: str,
-    unit: str = "nats per sentence",
 ) -> Figure:
     """What z carries over training under each remedy against posterior collapse.
 
     Args:
         epochs: the epoch of each value.
-        kl: KL(q(z | x) || p(z)) of each model, averaged over sentences, in `unit`. A model with
-            a value that is not finite, here or in `active_dims`, is left out of both panels.
+        kl: KL(q(z | x) || p(z)) of each model, nats per sentence. A model with a value that
+            is not finite, here or in `active_dims`, is left out of both panels.
         active_dims: how many latent dimensions of each model have a KL over 0.01 nats.
         names: of the remedies.
         title: what was trained.
-        unit: of the KL.
 
     Returns:
         The figure, two axes: for each remedy the mean over seeds and a band from the smallest
@@ -73,7 +72,7 @@ def draw_remedies(
     left.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1, subs=[1, 2, 5]))
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set_title("KL(q(z | x) || p(z))")
-    left.set_ylabel(unit)
+    left.set_ylabel(_UNIT)
     _draw_ranges(right, epochs, active_dims, kept)
     right.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     right.set_title("active dimensions (KL over 0.01 nats)")
@@ -93,18 +92,16 @@ def draw_nll(
     references: Mapping[str, float],
     *,
     title: str,
-    unit: str = "nats per sentence",
 ) -> Figure:
     """The negative log-likelihood under each remedy beside what it is to be compared with.
 
     Args:
         names: of the remedies.
-        nll: importance-weighted estimate of -log p(x) of each model, averaged over sentences,
-            in `unit`. NaN where a model diverged.
-        references: values in `unit` under their names, such as the decoder without z or the
+        nll: importance-weighted estimate of -log p(x) of each model, nats per sentence;
+            NaN where it diverged.
+        references: nats per sentence under their names, such as of the decoder without z, or the
             true entropy of the sentences; there may be none.
         title: what was trained, and with how many samples the estimate was made.
-        unit: of all values.
 
     Returns:
         The figure, one axes: for each remedy a point for each seed and a bar at their mean; a
@@ -130,7 +127,7 @@ def draw_nll(
             axes.plot([place - 0.28, place + 0.28], [found.mean()] * 2, color=color, lw=2)
     rules = []
     for index, (name, value) in enumerate(references.items()):
-        dashes, label = _RULES[index % len(_RULES)], f"{fitted(name, 28, 2)}\n{value:.4g} {unit}"
+        dashes, label = _RULES[index % len(_RULES)], f"{fitted(name, 28, 2)}\n{value:.4g} {_UNIT}"
         rules.append(axes.axhline(value, color="black", ls=dashes, lw=1, zorder=0.9, label=label))
     axes.margins(y=0.1)
     axes.set_xlim(-0.6, len(names) - 0.4)
@@ -138,7 +135,7 @@ def draw_nll(
     axes.tick_params(axis="x", length=0)
     axes.yaxis.set_major_locator(ticks(6))
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.set_ylabel(f"$-$log p(x) ({unit})")
+    axes.set_ylabel(f"$-$log p(x) ({_UNIT})")
     axes.grid(axis="y")
     if rules:
         figure.legend(handles=rules, loc="outside right center", handlelength=2.5)
