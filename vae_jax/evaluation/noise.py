@@ -1,6 +1,6 @@
-"""Noise of its own for every row of a table, which the mean over many rows averages out.
+"""Noise of its own for every stored example, a row or an image: over many it averages out.
 
-A row's noise depends on what stands in it, not on where it stands or on who stands beside it.
+An example's noise depends on what stands in it, not on where it stands or on who stands beside it.
 """
 
 import math
@@ -16,7 +16,7 @@ _MULTIPLIER = 1_664_525  # of the congruential generator in Numerical Recipes
 
 
 def fingerprint(row: Num[Array, "*x"]) -> UInt32[Array, ""]:
-    """A number of what stands in a row, for noise that is its own wherever it stands.
+    """A number of what stands in a row or an image, for noise that is its own wherever it stands.
 
     sum_i b_i a^i modulo 2^32 over its bytes b_i; whole numbers, so that no order of the sum
     matters. Of two rows of random bytes it is the same once in 2^32 times, and then they only
