@@ -819,9 +819,11 @@ def wine() -> np.ndarray:
 
 def test_a_fitted_model_stays_when_its_parameters_are_set(wine):
     model = VAE(epochs=2, hidden=(4,), random_state=0).fit(wine)
-    before = model.transform(wine)
-    model.set_params(latent_dim=3, hidden=(5,))
-    np.testing.assert_array_equal(model.transform(wine), before)
+    before = model.transform(wine), model.score_samples(wine), model.predict(wine)
+    model.set_params(latent_dim=3, hidden=(5,), num_samples=1, batch_size=7, contamination=0.4)
+    after = model.transform(wine), model.score_samples(wine), model.predict(wine)
+    for own, same in zip(before, after, strict=True):
+        np.testing.assert_array_equal(own, same)
 
 
 def test_a_large_offset_is_standardised_too(wine):

@@ -42,6 +42,7 @@ def write_file(vae: Any, path: str | os.PathLike[str]) -> None:
             "_batch_size": vae._batch_size,
             "_seed": vae._seed,
             "_model": vae._model,
+            "_num_samples": vae._num_samples,
         },
     }
     leaves = {f"params/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(vae.params_))}
@@ -84,6 +85,7 @@ def read_file(cls: Any, path: str | os.PathLike[str]) -> Any:
         if arrays["shift"].shape != fitted.shift.shape:
             raise ValueError(f"shift of shape {arrays['shift'].shape}")
         loaded.encoding_ = fitted._replace(shift=arrays["shift"], scale=arrays["scale"])
+        loaded._num_samples = int(loaded.num_samples)  # of files that have none of their own
         for name, value in said["fitted"].items():
             setattr(loaded, name, value)
         if said["names"]:

@@ -163,6 +163,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         # What was fitted stays so, whatever `set_params` says of the next fit.
         hidden = [int(width) for width in self.hidden]
         self._model = [hidden, int(self.latent_dim), self.activation, self.scale_of]
+        self._num_samples = int(self.num_samples)  # `offset_` is of scores with so many
         rng = check_random_state(self.random_state)
         self._seed = int(rng.randint(2**31 - 1))
         state, self.history_ = train_epochs(
@@ -396,5 +397,5 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         return nats - np.where(np.isnan(features), 0.0, self.encoding_.log_scale).sum(axis=1)
 
     def _program(self) -> Program:
-        (hidden, *rest), sizes = self._model, (self._batch_size, int(self.num_samples))
+        (hidden, *rest), sizes = self._model, (self._batch_size, self._num_samples)
         return program_of(self.encoding_.blocks, tuple(hidden), *rest, *sizes)
