@@ -16,23 +16,25 @@ class _Scale(NamedTuple):
     deviation: np.ndarray
 
 
-def complete(split: Split, features: np.ndarray) -> np.ndarray:
-    """Features without gaps and on one scale.
-
-    A missing value is the mean of its column in the training rows; counts are standardised
-    after log(1 + x).
+def on_one_scale(split: Split, features: np.ndarray) -> np.ndarray:
+    """Features on one scale: counts are standardised after log(1 + x), numbers already are.
 
     Args:
         split: whose training rows say what the scale is.
         features: of any rows, NaN where a value is missing.
 
     Returns:
-        The features, in the same order.
+        The features, in the same order, with the same gaps.
     """
     scale = _scale_of(split)
-    own = _spread(scale.is_count, features)
-    own = np.where(np.isnan(own), scale.fill, own)
-    return (own - scale.shift) / scale.deviation
+    return (_spread(scale.is_count, features) - scale.shift) / scale.deviation
+
+
+def complete(split: Split, features: np.ndarray) -> np.ndarray:
+    """Features `on_one_scale` without gaps: a missing value is its column's mean in training."""
+    scale = _scale_of(split)
+    own = on_one_scale(split, features)
+    return np.where(np.isnan(own), (scale.fill - scale.shift) / scale.deviation, own)
 
 
 def as_features(split: Split, completed: np.ndarray) -> np.ndarray:

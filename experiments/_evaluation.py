@@ -34,7 +34,7 @@ from vae_jax.sweep import Subsets, evaluated_part, part_of
 from vae_jax.types import Normal
 
 FITTED = 10_000  # training examples, at most, that the classifiers are fitted on
-SURGERY = 2000  # samples of the aggregate posterior, at least
+SURGERY = 2000  # samples of the aggregate posterior, about
 # What a chain keeps of theta at once: of its point and its proposal, each with a gradient.
 COPIES = 4
 

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Array
 
+from experiments._completed import on_one_scale
 from experiments._folds import Split
 from experiments._rows import of_each_row
 from vae_jax.evaluation import posterior_predictive
@@ -29,7 +30,7 @@ class Imputation:
         self.meaning = (
             f"imputed: {share:.0%} of the numbers of the held-out rows are taken away and filled "
             "in, RMSE in standard deviations of the training folds; column means and the five "
-            "nearest rows are those of the training folds."
+            "nearest rows, by all columns, are those of the training folds."
         )
 
     def holes(self, split: Split, is_number: np.ndarray) -> np.ndarray:
@@ -56,9 +57,10 @@ class Imputation:
         from sklearn.impute import KNNImputer
 
         means = np.zeros_like(holes)  # the numbers are standardised on these rows
-        near = KNNImputer(keep_empty_features=True).fit(split.train_features[:, is_number])
+        # By all columns, as the model is given them all.
+        near = KNNImputer(keep_empty_features=True).fit(on_one_scale(split, split.train_features))
         filled = means.copy()
-        filled[:, is_number] = near.transform(holes[:, is_number])
+        filled[:, is_number] = near.transform(on_one_scale(split, holes))[:, is_number]
         own = (_rmse(split, holes, values) for values in (means, filled))
         return dict(zip(IMPUTERS, own, strict=True))
 

@@ -443,6 +443,22 @@ def test_more_latent_dimensions_than_columns_and_one_model_alone(tmp_path, monke
     assert "imputed: 30% of the numbers of the held-out rows are taken away" in text
 
 
+def test_the_nearest_rows_are_found_by_every_column(tmp_path):
+    """A category that settles the number beside it."""
+    rng = np.random.default_rng(0)
+    city = rng.integers(0, 3, 200)
+    lines = [f"{'abc'[c]},{5 * c + 0.1 * rng.normal():.4f}" for c in city]
+    (tmp_path / "t.csv").write_text("city,x\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    split = cross_validation(read_table(tmp_path / "t.csv"), 1, (0,))[0]
+    is_number = np.arange(4) == 0  # x: numbers stand before categories
+    imputation = Imputation(None, 1, 0.5)  # pyright: ignore[reportArgumentType]
+    holes = imputation.holes(split, is_number)
+    means, nearest = imputation.by_others(split, holes, is_number).values()
+    assert means == pytest.approx(1, abs=0.3)
+    # Five rows of the city: 0.1 sqrt(1 + 1 / 5), in standard deviations, which are 4.
+    assert nearest < 0.05
+
+
 def test_rows_in_the_subspace_of_pca_have_no_density(tmp_path):
     two = np.array([[1.0, -1.0, 0.5], [-1.0, 1.0, -0.5]])
     halves, few = Halves(two, two[:1] + 1), (np.arange(2), np.arange(1))
