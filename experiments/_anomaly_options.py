@@ -4,10 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from experiments._options import RunOptions, check_options
-from experiments._run import check, check_members, check_seeds, flag_of
+from experiments._run import check, check_members, check_positive, check_seeds, flag_of
 
 EXPERIMENT = "anomaly"
 Dataset = Literal["wine", "breast_cancer", "digits", "mnist"]
@@ -102,8 +100,8 @@ def validate(config: Config) -> Config:
         check(value >= 1, flag_of(flag), value, whole)
     for width in filled.hidden or ():
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
-    rate = filled.learning_rate or 0.0
-    check(0 < rate < np.inf, "--learning-rate", rate, "a finite number above 0 is needed")
+    assert filled.learning_rate is not None
+    check_positive("--learning-rate", (filled.learning_rate,))
     is_read = config.data_dir is None or "mnist" in config.dataset
     check(is_read, "--data-dir", config.data_dir, "belongs to --dataset mnist")
     for field in ("network", "likelihood", "binarize"):
@@ -116,7 +114,7 @@ def validate(config: Config) -> Config:
     scale, fixed = config.scale, config.likelihood == "gaussian"
     if scale is not None:
         check(fixed, "--scale", scale, "belongs to --likelihood gaussian")
-        check(0 < scale < np.inf, "--scale", scale, "a finite number above 0 is needed")
+        check_positive("--scale", (scale,))
     one_size = len(config.latent_dim) == 1
     for field in ("shard", "launch", "distributed"):
         value = getattr(config, field)

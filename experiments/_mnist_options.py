@@ -1,15 +1,12 @@
 """The flags of `experiments.mnist`: their help, their defaults, and what is refused."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from experiments._grid import short
 from experiments._options import RunOptions, check_options
-from experiments._run import check, check_members, check_seeds, flag_of, is_finite
+from experiments._run import check, check_members, check_positive, check_seeds, flag_of
 from vae_jax.objectives import OBJECTIVES
 
 EXPERIMENT = "mnist"
@@ -132,14 +129,14 @@ def validate(config: Config) -> Config:
     for flag in ("latent_dim", "batch_size"):
         value = getattr(config, flag)
         check(value >= 1, flag_of(flag), value, "a whole number of 1 or more is needed")
-    _check_all_positive("learning_rate", config.learning_rate)
+    check_positive("--learning-rate", config.learning_rate)
     for width in config.hidden:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
     scale = config.scale
     if scale is not None:
         has_scale = config.likelihood in DEFAULT_SCALE
         check(has_scale, "--scale", scale, f"--likelihood {config.likelihood} has no scale")
-        _check_positive("scale", scale)
+        check_positive("--scale", (scale,))
     else:
         scale = DEFAULT_SCALE.get(config.likelihood)
     samples = config.samples
@@ -164,7 +161,7 @@ def _objective_settings(config: Config) -> dict[str, tuple[float, ...]]:
             known = f"--objective {config.objective} has no such setting"
             check(used, flag_of(field), given, known)
             if field.endswith("_epochs"):
-                _check_all_positive(field, values)
+                check_positive(flag_of(field), values)
             else:
                 allowed = "a finite number of 0 or more is needed"
                 check_members(flag_of(field), values, allowed, low=0)
@@ -175,14 +172,3 @@ def _objective_settings(config: Config) -> dict[str, tuple[float, ...]]:
         fixed = config.beta == (1.0,)
         check(fixed, "--beta", given, f"--objective {config.objective} has no beta")
     return settings
-
-
-def _check_all_positive(field: str, values: Sequence[float]) -> None:
-    check_members(flag_of(field), values, "a finite number above 0 is needed", low=0)
-    for value in values:
-        _check_positive(field, value)
-
-
-def _check_positive(field: str, value: float) -> None:
-    positive = is_finite(value) and bool(np.float32(value) > 0)
-    check(positive, flag_of(field), value, "a finite number above 0 is needed")

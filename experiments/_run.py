@@ -201,6 +201,19 @@ def check_members(flag: str, values: Sequence[float], allowed: str, low: float) 
         check(len(same) == 1, flag, value, "given twice; members must differ")
 
 
+def check_positive(
+    flag: str, values: Sequence[float], allowed: str = "a finite number above 0 is needed"
+) -> None:
+    """Refuse a setting that must be above 0, as `check_members` does.
+
+    One under the smallest normal float32 counts as 0, which is what a device may make of it.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    check_members(flag, values, allowed, low=float(np.finfo(np.float32).tiny))
+
+
 def check_seeds(seeds: Sequence[int]) -> None:
     """Refuse seeds that are repeated, negative or too large; those from 2^31 are not for users.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments._options import RunOptions, check_options
-from experiments._run import as_words, check, check_members, check_seeds, flag_of
+from experiments._run import as_words, check, check_members, check_positive, check_seeds, flag_of
 
 EXPERIMENT = "text"
 # Of each remedy, the setting that says how much of it; `none` has none.
@@ -119,15 +119,14 @@ def validate(config: Config) -> Config:
             continue
         values = getattr(config, field)
         allowed = "a finite number above 0 is needed; --remedy none is without"
-        check_members(flag_of(field), values, allowed, low=1e-30)
+        check_positive(flag_of(field), values, allowed)
         given = values != getattr(Config, field)
         belongs = not given or remedy in used
         check(belongs, flag_of(field), as_words(values), f"belongs to --remedy {remedy}")
     for rate in config.word_dropout:
         check(rate <= 1, "--word-dropout", rate, "a share from 0 to 1 is needed")
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
-    allowed = "a finite number above 0 is needed"
-    check_members("--learning-rate", config.learning_rate, allowed, low=1e-30)
+    check_positive("--learning-rate", config.learning_rate)
     check_seeds(config.seed)
     for field, least in (("max_length", 2), ("max_words", 2), ("min_count", 1)):
         value = getattr(config, field)

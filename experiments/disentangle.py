@@ -16,8 +16,6 @@ Reference:
 import dataclasses
 from typing import ClassVar, NamedTuple
 
-import numpy as np
-
 from experiments._disentangle_part import (
     EXPERIMENT,
     Dataset,
@@ -38,11 +36,10 @@ from experiments._parts import (
     run_parts,
     start_parts,
 )
-from experiments._run import check, check_members, flag_of, main
+from experiments._run import check, check_members, check_positive, main
 
 PROG = "python -m experiments.disentangle"
 HIDDEN = {"conv": (256,), "mlp": (400, 400)}
-SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class Budget(NamedTuple):
@@ -146,8 +143,8 @@ def validate(config: Config) -> Config:
     steps = [steps_of(name, config.batch_size) for name in (config.budget, "full")]
     config = check_length(config, *steps, step=steps[0] // budget.epochs)
     rate = budget.learning_rate if config.learning_rate is None else config.learning_rate
-    for field, value in (("gamma", config.gamma), ("learning_rate", rate)):
-        check_members(flag_of(field), (value,), "a finite number above 0 is needed", low=SMALLEST)
+    check_positive("--gamma", (config.gamma,))
+    check_positive("--learning-rate", (rate,))
     return dataclasses.replace(config, network=network, hidden=hidden, learning_rate=rate)
 
 

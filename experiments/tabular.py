@@ -17,7 +17,15 @@ from experiments._grid import Axis, grid, short, shown_axes
 from experiments._imputation import Imputation
 from experiments._noise import elbo_of
 from experiments._options import RunOptions, check_options, folder_name
-from experiments._run import UsageError, check, check_members, check_seeds, flag_of, main
+from experiments._run import (
+    UsageError,
+    check,
+    check_members,
+    check_positive,
+    check_seeds,
+    flag_of,
+    main,
+)
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
 from experiments._tables import NUMBERS, TableReport
@@ -109,10 +117,7 @@ def validate(config: Config) -> Config:
             value,
             "a whole number of 1 or more is needed",
         )
-    allowed = "a finite number above 0 is needed"
-    check_members("--learning-rate", config.learning_rate, allowed, low=0)
-    for rate in config.learning_rate:
-        check(rate > 0, "--learning-rate", rate, allowed)
+    check_positive("--learning-rate", config.learning_rate)
     for width in config.hidden:
         check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
     share = config.contamination

@@ -373,6 +373,7 @@ REFUSED = {
     ("--impute", "1"): "--impute 1.0: a share above 0 and under 1",
     ("--beta", "1", "1"): "given twice",
     ("--latent-dim", "0"): "--latent-dim 0",
+    ("--learning-rate", "1e-50"): "--learning-rate 1e-50: a finite number above 0",  # 0 in float32
 }
 
 
@@ -731,7 +732,9 @@ def test_a_score_does_not_depend_on_where_a_row_stands():
             "--scale 0.0: a finite number above 0 is needed",
         ),
         (("--dataset", "wine", "--batch-size", "1000"), "--batch-size 1000: at most the 59"),
-        (("--learning-rate", "0"), "--learning-rate 0.0"),
+        (("--learning-rate", "0"), "--learning-rate 0.0: a finite number above 0 is needed"),
+        (("--learning-rate", "1e-50"), "--learning-rate 1e-50: a finite number above 0"),
+        (("--learning-rate", "1e39"), "--learning-rate 1e+39: a finite number above 0"),
         (("--dataset", "cats"), "--dataset"),
     ],
 )
