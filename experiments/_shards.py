@@ -1,4 +1,4 @@
-"""Beyond one mesh: slices of a grid as jobs of their own, and the report that joins them.
+"""A grid of models: trained here, or in slices as jobs of their own, and their joined report.
 
 Members of a sweep do not talk to each other, so a cluster needs no more than a job array.
 """
@@ -15,20 +15,50 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from experiments._distributed import connected
 from experiments._folder import RunFolder, filled_up, first_difference, module_name
 from experiments._options import RunOptions
 from experiments._report import NUMBERS, Result
 from experiments._run import Interrupted, UsageError, check, flag_of
 from experiments._saved import parsed
-from experiments._sweep import OF_A_SLICE, Task, check_slices, finish
+from experiments._sweep import OF_A_SLICE, Task, check_slices, finish, run_sweep
 
 POLL_SECONDS = 1.0
 Conclude = Callable[[RunFolder, list[Result]], list[Result]]  # as of `Task`
 Concluding = Callable[[list[RunFolder]], Conclude | None]
 # Of submitit's constructor; its other settings are given afterwards.
 AT_FIRST = ("slurm_max_num_timeout",)
+Options = TypeVar("Options", bound=RunOptions)
+
+
+def run_grid(
+    config: Options,
+    validate: Callable[[Options], Options],
+    prepare: Callable[[Options], tuple[Options, Task]],
+    concluding: Concluding | None = None,
+) -> None:
+    """Train a grid here, or launch its slices as jobs, or join them, as the configuration says.
+
+    Args:
+        config: as given.
+        validate: refuses what cannot be trained, and fills in the defaults.
+        prepare: loads the data and builds what is trained.
+        concluding: see `merge`.
+
+    Raises:
+        UsageError: if a setting, the data or the folder does not allow it.
+        SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
+    """
+    if config.merge is not None:
+        merge(config, concluding)
+    elif config.launch is not None:
+        launch(config, prepare(validate(config))[1])
+    else:
+        config = validate(config)
+        with connected(config):
+            run_sweep(*prepare(config))
 
 
 def merge(config: RunOptions, concluding: Concluding | None = None) -> None:

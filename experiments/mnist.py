@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments._distributed import connected
 from experiments._grid import described
 from experiments._images import ImagePictures
 from experiments._mnist_grid import PIXELS, members_of, run_name, title_of
 from experiments._mnist_options import EXPERIMENT, Config, validate
 from experiments._noise import elbo_of
 from experiments._run import check, main
-from experiments._shards import launch, merge
-from experiments._sweep import Task, run_sweep
+from experiments._shards import run_grid
+from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.data import ImageData, load_images
 from vae_jax.likelihoods import LIKELIHOODS
@@ -56,14 +55,7 @@ def run(config: Config) -> None:
         UsageError: if a setting, the data or the folder does not allow it.
         SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
     """
-    if config.merge is not None:
-        merge(config)
-    elif config.launch is not None:
-        launch(config, prepare(validate(config))[1])
-    else:
-        config = validate(config)
-        with connected(config):
-            run_sweep(*prepare(config))
+    run_grid(config, validate, prepare)
 
 
 def prepare(config: Config) -> tuple[Config, Task]:

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from experiments._distributed import connected
 from experiments._folds import (
     as_subsets,
     cross_validation,
@@ -26,8 +25,8 @@ from experiments._run import (
     flag_of,
     main,
 )
-from experiments._shards import launch, merge
-from experiments._sweep import Task, run_sweep
+from experiments._shards import run_grid
+from experiments._sweep import Task
 from experiments._tables import NUMBERS, TableReport
 from vae_jax.data import Table, load_table, read_table
 from vae_jax.networks import ACTIVATIONS
@@ -176,14 +175,7 @@ def run(config: Config) -> None:
         UsageError: if a setting, the data or the folder does not allow it.
         SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
     """
-    if config.merge is not None:
-        merge(config)
-    elif config.launch is not None:
-        launch(config, prepare(validate(config))[1])
-    else:
-        config = validate(config)
-        with connected(config):
-            run_sweep(*prepare(config))
+    run_grid(config, validate, prepare)
 
 
 def prepare(config: Config) -> tuple[Config, Task]:

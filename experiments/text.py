@@ -21,15 +21,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments._distributed import connected
 from experiments._folder import RunFolder
 from experiments._grid import Axis, Member, grid, short, shown_axes
 from experiments._loaded import as_config
 from experiments._noise import elbo_of
 from experiments._options import folder_name
 from experiments._run import check, main
-from experiments._shards import Conclude, launch, merge
-from experiments._sweep import Task, run_sweep
+from experiments._shards import Conclude, run_grid
+from experiments._sweep import Task
 from experiments._text_commands import COMMANDS, answer
 from experiments._text_numbers import TextMeasures
 from experiments._text_options import EXPERIMENT, STRENGTHS, Config, validate
@@ -137,14 +136,7 @@ def run(config: Config) -> None:
         DataError: if the text cannot be had.
         SystemExit: with 1, when all is written, if a member diverged or a slice is missing.
     """
-    if config.merge is not None:
-        merge(config, partial(concluding, config.data_dir))
-    elif config.launch is not None:
-        launch(config, prepare(validate(config))[1])
-    else:
-        config = validate(config)
-        with connected(config):
-            run_sweep(*prepare(config))
+    run_grid(config, validate, prepare, partial(concluding, config.data_dir))
 
 
 def concluding(data_dir: Path | None, slices: list[RunFolder]) -> Conclude | None:
