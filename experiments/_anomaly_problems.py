@@ -10,11 +10,11 @@ import numpy as np
 from experiments._anomaly_options import Config
 from experiments._completed import complete
 from experiments._folds import as_subsets, each_once, split_of, spread_over_cores
+from experiments._images import image_vae
 from experiments._outliers import Detection, image_tasks, table_tasks
 from vae_jax.data import load_images
-from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.model import VAE, make_vae
-from vae_jax.networks import ACTIVATIONS, NETWORKS
+from vae_jax.model import VAE
+from vae_jax.networks import ACTIVATIONS
 from vae_jax.preprocess import BINARIZE, Preprocess, as_stored
 from vae_jax.sweep import Subsets
 from vae_jax.tabular import make_table_vae
@@ -108,18 +108,15 @@ def of_images(config: Config) -> Problem:
     images = load_images(IMAGES[config.dataset[0]], config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
-    shape = images.train_images.shape[1:]
-    scale = () if config.scale is None else (config.scale,)
-    likelihood = LIKELIHOODS[config.likelihood](*scale)
-    size = config.latent_dim[0]
-    encoder, decoder = NETWORKS[config.network](
-        config.hidden or (),
-        x_shape=shape,
-        latent_dim=size,
-        theta_dim=likelihood.theta_dim,
-        activation=ACTIVATIONS[config.activation],
+    vae = image_vae(
+        images.train_images.shape[1:],
+        hidden=config.hidden or (),
+        latent_dim=config.latent_dim[0],
+        network=config.network,
+        activation=config.activation,
+        likelihood=config.likelihood,
+        scale=config.scale,
     )
-    vae = make_vae(encoder, decoder, likelihood, x_shape=shape, latent_dim=size)
     tasks = image_tasks(images.train_labels, images.test_labels, config.seed)
     normal = [task.test[~task.is_anomaly] for task in tasks.values()]
 

@@ -18,12 +18,11 @@ from experiments._benchmark_cost import (
     step_cost,
 )
 from experiments._benchmark_job import Job, begin, check_counts
+from experiments._images import image_vae
 from experiments._peers import Images, Problem
 from experiments._run import check
 from vae_jax.data import ImageData
-from vae_jax.likelihoods import bernoulli
-from vae_jax.model import make_vae
-from vae_jax.networks import CONV_CHANNELS, NETWORKS
+from vae_jax.networks import CONV_CHANNELS
 from vae_jax.networks.conv import THIN
 from vae_jax.types import Params
 
@@ -114,11 +113,7 @@ def begin_model(job: str, config: OneModel) -> Begun:
 def problem_of(config: OneModel, images: Images) -> Problem:
     """The model that a checked configuration describes, with fresh weights, and its data."""
     hidden, latent_dim = config.sizes
-    x_shape, likelihood = images.shape[1:], bernoulli()
-    encoder, decoder = NETWORKS[config.network](
-        hidden, theta_dim=likelihood.theta_dim, x_shape=x_shape, latent_dim=latent_dim
-    )
-    vae = make_vae(encoder, decoder, likelihood, x_shape=x_shape, latent_dim=latent_dim)
+    vae = image_vae(images.shape[1:], hidden=hidden, latent_dim=latent_dim, network=config.network)
     params = jax.jit(vae.init)(jax.random.key(config.seed))
     return Problem(vae, config.batch_size, config.seed, params, images)
 

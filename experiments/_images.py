@@ -1,5 +1,6 @@
-"""The figures of a model of images, from its parameters."""
+"""A model of images: made of its settings, and its figures from its parameters."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from experiments._noise import PICTURE_SEED
@@ -14,7 +16,9 @@ from experiments._train import Trained, snapshot_epochs
 from vae_jax import sharding
 from vae_jax.data import ImageData
 from vae_jax.evaluation import ACTIVE_KL, encode_all
-from vae_jax.model import VAE
+from vae_jax.likelihoods import LIKELIHOODS
+from vae_jax.model import VAE, make_vae
+from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.preprocess import Preprocess
 from vae_jax.types import Normal, Params, PRNGKey
 
@@ -23,6 +27,50 @@ SAMPLES = 100
 TRAVERSAL = np.linspace(-3.0, 3.0, 11)
 # Images that are decoded at once.
 CHUNK = 1000
+
+
+def image_vae(
+    x_shape: Sequence[int],
+    *,
+    hidden: Sequence[int],
+    latent_dim: int,
+    network: str = "mlp",
+    activation: str = "relu",
+    likelihood: str = "bernoulli",
+    scale: float | None = None,
+    compute_dtype: DTypeLike | None = None,
+) -> VAE:
+    """The model that settings describe.
+
+    Args:
+        x_shape: shape of an image.
+        hidden: widths of the encoder's dense layers; the decoder mirrors them.
+        latent_dim: dimensions of z.
+        network: a row of `NETWORKS`.
+        activation: a row of `ACTIVATIONS`, between layers.
+        likelihood: a row of `LIKELIHOODS`.
+        scale: of the likelihood, where it takes one; its own without it.
+        compute_dtype: what the networks compute in, see `make_vae`.
+
+    Returns:
+        The model.
+    """
+    observed = LIKELIHOODS[likelihood](*(() if scale is None else (scale,)))
+    encoder, decoder = NETWORKS[network](
+        hidden,
+        x_shape=x_shape,
+        latent_dim=latent_dim,
+        theta_dim=observed.theta_dim,
+        activation=ACTIVATIONS[activation],
+    )
+    return make_vae(
+        encoder,
+        decoder,
+        observed,
+        x_shape=x_shape,
+        latent_dim=latent_dim,
+        compute_dtype=compute_dtype,
+    )
 
 
 class ImagePictures(NamedTuple):

@@ -2,12 +2,11 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from experiments._grid import described
-from experiments._images import ImagePictures
+from experiments._images import ImagePictures, image_vae
 from experiments._mnist_grid import PIXELS, members_of, run_name, title_of
 from experiments._mnist_options import EXPERIMENT, Config, validate
 from experiments._noise import elbo_of
@@ -16,36 +15,12 @@ from experiments._shards import run_grid
 from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.data import ImageData, load_images
-from vae_jax.likelihoods import LIKELIHOODS
-from vae_jax.model import VAE, make_vae
-from vae_jax.networks import ACTIVATIONS, NETWORKS
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.preprocess import BINARIZE
 from vae_jax.train import OPTIMIZERS, make_trainer
 
 PROG = "python -m experiments.mnist"
 SMOKE_IMAGES = (1000, 200)  # training and test images of --budget smoke
-
-
-def build_vae(config: Config, x_shape: Sequence[int]) -> VAE:
-    """The model that the configuration describes, for images of a shape."""
-    scale = () if config.scale is None else (config.scale,)
-    likelihood = LIKELIHOODS[config.likelihood](*scale)
-    encoder, decoder = NETWORKS[config.network](
-        config.hidden,
-        x_shape=x_shape,
-        latent_dim=config.latent_dim,
-        theta_dim=likelihood.theta_dim,
-        activation=ACTIVATIONS[config.activation],
-    )
-    return make_vae(
-        encoder,
-        decoder,
-        likelihood,
-        x_shape=x_shape,
-        latent_dim=config.latent_dim,
-        compute_dtype=config.compute_dtype,
-    )
 
 
 def run(config: Config) -> None:
@@ -81,7 +56,16 @@ def prepare(config: Config) -> tuple[Config, Task]:
     # What is written down is what was trained, not what was asked for.
     config = dataclasses.replace(config, dataset=images.name)
 
-    vae = build_vae(config, images.train_images.shape[1:])
+    vae = image_vae(
+        images.train_images.shape[1:],
+        hidden=config.hidden,
+        latent_dim=config.latent_dim,
+        network=config.network,
+        activation=config.activation,
+        likelihood=config.likelihood,
+        scale=config.scale,
+        compute_dtype=config.compute_dtype,
+    )
     preprocess = BINARIZE[config.binarize]
     trainer = make_trainer(
         vae,

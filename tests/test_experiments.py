@@ -42,7 +42,7 @@ from test_train import assert_same_bits
 
 from experiments import _chunks, _progress, mnist
 from experiments._folder import RunFolder
-from experiments._images import ImagePictures
+from experiments._images import ImagePictures, image_vae
 from experiments._options import RunOptions
 from experiments._progress import clock
 from experiments._run import UsageError, check_members, flag_of
@@ -102,8 +102,7 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 @functools.cache
 def blank_population(size: int) -> Population:
     """A population of the model that TINY trains."""
-    config = mnist.validate(mnist.Config(hidden=(8,), batch_size=256, dataset="digits"))
-    vae = mnist.build_vae(config, (28, 28, 1))
+    vae = image_vae((28, 28, 1), hidden=(8,), latent_dim=2)
     trainer = make_trainer(vae, OBJECTIVES["beta"](), batch_size=256)
     evaluate = functools.partial(estimate_elbo, jax.random.key(0), vae, intensities)
     sweep = make_sweep(trainer, evaluate, execution="map")
