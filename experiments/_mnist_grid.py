@@ -35,8 +35,8 @@ def axes_of(config: Config, steps_per_epoch: int = 1) -> list[Axis]:
 
 def lead_of(config: Config) -> str | None:
     """The setting that stands in every name: beta, or the capacity that replaces it."""
-    without = {"elbo": None, "iwae": None, "dreg": None, "capacity": "capacity"}
-    return without.get(config.objective, "beta")
+    reads = OBJECTIVES[config.objective]().reads
+    return next((field for field in ("beta", "capacity") if field in reads), None)
 
 
 def members_of(config: Config, num_examples: int) -> list[Member]:
