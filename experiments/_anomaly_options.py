@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from experiments._options import RunOptions, check_options
-from experiments._run import check, check_members, check_positive, check_seeds, flag_of
+from experiments._run import (
+    check,
+    check_counts,
+    check_members,
+    check_once,
+    check_positive,
+    check_seeds,
+    check_widths,
+    flag_of,
+)
 
 EXPERIMENT = "anomaly"
 Dataset = Literal["wine", "breast_cancer", "digits", "mnist"]
@@ -81,9 +90,7 @@ def validate(config: Config) -> Config:
     Raises:
         UsageError: naming the value and what is allowed.
     """
-    check(len(config.dataset) > 0, "--dataset", "(nothing)", "at least one is needed")
-    for name in config.dataset:
-        check(config.dataset.count(name) == 1, "--dataset", name, "given twice")
+    check_once("--dataset", config.dataset)
     which = int(config.dataset == ("mnist",))
     usual = {field: values[which] for field, values in USUAL.items()}
     if config.network == "conv":
@@ -91,16 +98,13 @@ def validate(config: Config) -> Config:
     missing = {field: value for field, value in usual.items() if getattr(config, field) is None}
     filled = dataclasses.replace(config, **missing)
     check_options(filled, EXPERIMENT)
-    whole = "a whole number of 1 or more is needed"
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_seeds(config.seed)
-    check_members("--latent-dim", config.latent_dim, whole, low=1)
-    for flag in ("batch_size", "num_samples"):
-        value = getattr(filled, flag)
-        check(value >= 1, flag_of(flag), value, whole)
-    for width in filled.hidden or ():
-        check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
+    check_members("--latent-dim", config.latent_dim, "a whole number of 1 or more is needed", low=1)
+    check_counts(filled, "batch_size", "num_samples")
+    assert filled.hidden is not None
     assert filled.learning_rate is not None
+    check_widths(filled.hidden)
     check_positive("--learning-rate", (filled.learning_rate,))
     is_read = config.data_dir is None or "mnist" in config.dataset
     check(is_read, "--data-dir", config.data_dir, "belongs to --dataset mnist")

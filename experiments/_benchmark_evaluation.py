@@ -24,12 +24,12 @@ from experiments._benchmark_cost import (
     limits_of,
     square_products,
 )
-from experiments._benchmark_job import Goal, Job, OnCpu, begin, check_counts, said_of, subject
+from experiments._benchmark_job import Goal, Job, OnCpu, begin, said_of, subject
 from experiments._benchmark_page import in_json, measured_of
 from experiments._peers import OURS, compiled_for
 from experiments._peers_pythae import import_pythae, pythae_vae
 from experiments._peers_torch import import_torch
-from experiments._run import check
+from experiments._run import check, check_counts
 from experiments._timing import (
     Bystanders,
     against_first,

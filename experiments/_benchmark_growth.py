@@ -11,7 +11,6 @@ import numpy as np
 
 from experiments._benchmark_job import (
     OnCpu,
-    check_counts,
     environment,
     files_of,
     peak_of_process,
@@ -23,7 +22,7 @@ from experiments._benchmark_trial import Trial
 from experiments._grid import grid
 from experiments._noise import elbo_of
 from experiments._program import bytes_used
-from experiments._run import check
+from experiments._run import check, check_counts
 from experiments._sweep import Task
 from experiments._timing import Bystanders, alternate, machine, seconds_of, spread
 from vae_jax import figures

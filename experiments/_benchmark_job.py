@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from experiments._folder import as_json, commit
-from experiments._run import UsageError, check, flag_of
+from experiments._run import UsageError, check
 from vae_jax.data import ImageData, default_cache_dir, load_images
 
 # What neither changes the measurement nor belongs into a file that is shared.
@@ -150,18 +150,6 @@ class Job(Output):
     """auto: MNIST, or the digits of scikit-learn with a warning where it cannot be had."""
     data_dir: Path | None = None
     """Folder with the official files in mnist/; VAE_JAX_DATA without it."""
-
-
-def check_counts(config: Output, *fields: str) -> None:
-    """Refuse a setting, or one of its several values, that is under 1.
-
-    Raises:
-        UsageError: naming the value.
-    """
-    for field in fields:
-        values = getattr(config, field)
-        for value in values if isinstance(values, tuple) else (values,):
-            check(value >= 1, flag_of(field), value, "a whole number of 1 or more is needed")
 
 
 def begin(job: str, config: Job) -> tuple[Path, ImageData]:

@@ -17,10 +17,10 @@ from experiments._benchmark_cost import (
     layers_of,
     step_cost,
 )
-from experiments._benchmark_job import Job, begin, check_counts
+from experiments._benchmark_job import Job, begin
 from experiments._images import image_vae
 from experiments._peers import Images, Problem
-from experiments._run import check
+from experiments._run import check, check_counts
 from vae_jax.data import ImageData
 from vae_jax.networks import CONV_CHANNELS
 from vae_jax.networks.conv import THIN

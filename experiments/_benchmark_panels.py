@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments._aevb import BATCH_SIZE, Pixels, adagrad_with_prior, build_vae, load_pixels
-from experiments._benchmark_job import Job, OnCpu, check_counts, files_of, subject
+from experiments._benchmark_job import Job, OnCpu, files_of, subject
 from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_trial import Trial
 from experiments._grid import Axis, grid
 from experiments._noise import elbo_of
-from experiments._run import check
+from experiments._run import check, check_counts, check_once
 from experiments._sweep import Task
 from experiments._timing import (
     Bystanders,
@@ -74,8 +74,7 @@ def run(config: Panels) -> None:
     check_counts(config, "latent_dims", "turns", "images")
     sizes = config.latent_dims
     check(len(sizes) > 1, "--latent-dims", " ".join(map(str, sizes)), "2 or more are needed")
-    for size in sizes:
-        check(sizes.count(size) == 1, "--latent-dims", size, "given twice")
+    check_once("--latent-dims", sizes)
     both = len(config.images) in (0, 2)
     check(both, "--images", " ".join(map(str, config.images)), "two numbers are needed")
     files = files_of("panels", config)

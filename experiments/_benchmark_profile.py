@@ -18,13 +18,13 @@ import jax.numpy as jnp
 
 from experiments import mnist
 from experiments._benchmark_instructions import Weights, instruction_seconds, kinds_of
-from experiments._benchmark_job import begin, check_counts, files_of, subject
+from experiments._benchmark_job import begin, files_of, subject
 from experiments._benchmark_model import OneModel, begin_model, checked, widths_of
 from experiments._benchmark_sweep import Sweep, model_of, resolved
 from experiments._benchmark_trial import Trial, yardstick
 from experiments._benchmark_wine import OurSweep
 from experiments._peers import LEARNING_RATE, trainer_of
-from experiments._run import check
+from experiments._run import check, check_counts
 from experiments._timing import Bystanders, machine, seconds_of, write_results
 from vae_jax.data import ImageData
 from vae_jax.types import Hyper, Params
@@ -96,7 +96,7 @@ def run(config: Profile) -> None:
     Raises:
         UsageError: if a setting, the data or the folder does not allow it.
     """
-    check_counts(config, "instructions", *(["members"] if config.members is not None else []))
+    check_counts(config, "instructions", "members")
     one_member = config.members is None or config.of == "sweep"
     check(one_member, "--members", config.members, "belongs to --of sweep")
     mlp = config.of == "single" or config.network == "mlp"

@@ -16,7 +16,7 @@ from experiments._benchmark_cost import (
     limits_of,
     training_products,
 )
-from experiments._benchmark_job import Goal, OnCpu, check_counts, said_of, subject
+from experiments._benchmark_job import Goal, OnCpu, said_of, subject
 from experiments._benchmark_model import (
     Begun,
     OneModel,
@@ -30,6 +30,7 @@ from experiments._peers import OURS, Peer, Problem, jax_peer, jax_steps_peer, ne
 from experiments._peers_conv import CONV
 from experiments._peers_pythae import import_pythae, pythae_peer
 from experiments._peers_torch import import_torch, loader_batches, tensor_batches, torch_peer
+from experiments._run import check_counts
 from experiments._timing import (
     Bystanders,
     Turns,

@@ -16,7 +16,6 @@ from experiments._benchmark_job import (
     Job,
     OnCpu,
     begin,
-    check_counts,
     data_arguments,
     isolated,
     peak_of,
@@ -24,7 +23,7 @@ from experiments._benchmark_job import (
     subject,
 )
 from experiments._benchmark_page import in_json, measured_of
-from experiments._run import UsageError
+from experiments._run import UsageError, check_counts
 from experiments._timing import (
     Bystanders,
     alternate,

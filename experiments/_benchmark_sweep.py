@@ -27,7 +27,6 @@ from experiments._benchmark_job import (
     Goal,
     Job,
     begin,
-    check_counts,
     data_arguments,
     isolated,
     peak_of,
@@ -37,7 +36,7 @@ from experiments._benchmark_job import (
 from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_single import USUAL_EPOCHS, total_seconds
 from experiments._benchmark_trial import Trial, yardstick
-from experiments._run import UsageError, check
+from experiments._run import UsageError, check, check_counts
 from experiments._sweep import Task
 from experiments._timing import (
     Bystanders,

@@ -22,7 +22,6 @@ from experiments._benchmark_cost import (
 from experiments._benchmark_job import (
     Goal,
     OnCpu,
-    check_counts,
     environment,
     files_of,
     said_of,
@@ -32,7 +31,7 @@ from experiments._benchmark_page import Measured, in_json, measured_of
 from experiments._benchmark_wine import EPOCHS, SEEDS, TORCH_MODELS, OurSweep, torch_models
 from experiments._peers import OURS
 from experiments._peers_torch import import_torch
-from experiments._run import UsageError, check
+from experiments._run import UsageError, check, check_counts
 from experiments._timing import (
     Bystanders,
     alternate,

@@ -19,14 +19,14 @@ from experiments._benchmark_cost import (
     limits_of,
     training_products,
 )
-from experiments._benchmark_job import Goal, OnCpu, check_counts, files_of, said_of, subject
+from experiments._benchmark_job import Goal, OnCpu, files_of, said_of, subject
 from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_single import USUAL_EPOCHS, seconds_in_words, total_seconds
 from experiments._noise import elbo_of
 from experiments._peers import OURS, compiled_for
 from experiments._peers_text import TorchSentences
 from experiments._peers_torch import import_torch
-from experiments._run import check
+from experiments._run import check, check_counts
 from experiments._timing import (
     Bystanders,
     against_first,

@@ -6,7 +6,15 @@ from typing import Literal
 
 from experiments._grid import short
 from experiments._options import RunOptions, check_options
-from experiments._run import check, check_members, check_positive, check_seeds, flag_of
+from experiments._run import (
+    check,
+    check_counts,
+    check_members,
+    check_positive,
+    check_seeds,
+    check_widths,
+    flag_of,
+)
 from vae_jax.objectives import OBJECTIVES
 
 EXPERIMENT = "mnist"
@@ -126,12 +134,9 @@ def validate(config: Config) -> Config:
     check_options(config, EXPERIMENT)
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_seeds(config.seed)
-    for flag in ("latent_dim", "batch_size"):
-        value = getattr(config, flag)
-        check(value >= 1, flag_of(flag), value, "a whole number of 1 or more is needed")
+    check_counts(config, "latent_dim", "batch_size", "samples")
     check_positive("--learning-rate", config.learning_rate)
-    for width in config.hidden:
-        check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
+    check_widths(config.hidden)
     scale = config.scale
     if scale is not None:
         has_scale = config.likelihood in DEFAULT_SCALE
@@ -142,7 +147,6 @@ def validate(config: Config) -> Config:
     samples = config.samples
     if samples is None:
         samples = IMPORTANCE_SAMPLES.get(config.objective, 1)
-    check(samples >= 1, "--samples", samples, "a whole number of 1 or more is needed")
     if config.objective == "beta_tc":
         allowed = "--objective beta_tc compares examples; 2 or more are needed"
         check(config.batch_size >= 2, "--batch-size", config.batch_size, allowed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments._folder import RunFolder
-from experiments._run import UsageError, as_words, check, flag_of
+from experiments._run import UsageError, as_words, check, check_counts, flag_of
 
 LONGEST_NAME = 120  # characters of a run's name
 
@@ -71,13 +71,7 @@ def check_options(options: RunOptions, experiment: str) -> None:
     Raises:
         UsageError: naming the value and what is allowed.
     """
-    for field in ("epochs", "checkpoint_every"):
-        value = getattr(options, field)
-        check(value >= 1, flag_of(field), value, "a whole number of 1 or more is needed")
-    for field in ("chunk", "slices"):
-        value = getattr(options, field)
-        positive = value is None or value >= 1
-        check(positive, flag_of(field), value, "a whole number of 1 or more is needed")
+    check_counts(options, "epochs", "checkpoint_every", "chunk", "slices")
     if options.name is not None:
         RunFolder.at(options.output_dir, experiment, options.name)
     chosen = [
@@ -157,5 +151,5 @@ def _check_distributed(options: RunOptions) -> None:
         port = re.fullmatch(r".+:(\d{1,5})", address)
         usable = port is not None and 0 < int(port[1]) < 2**16
         check(usable, "--coordinator", address, "host:port is needed")
-        check(count >= 1, "--num-processes", count, "a whole number of 1 or more is needed")
+        check_counts(options, "num_processes")
         check(0 <= number < count, "--process-id", number, f"0 to {count - 1} is allowed")

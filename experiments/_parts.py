@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 from experiments._folder import NOT_THE_MODEL, RunFolder, as_json
 from experiments._options import RunOptions
 from experiments._report import Result
-from experiments._run import check, check_seeds, flag_of, is_finite
+from experiments._run import check, check_counts, check_seeds, flag_of, is_finite
 from experiments._shards import results_in
 from experiments._sweep import Task, run_sweep
 
@@ -93,8 +93,7 @@ def check_parts(options: PartsOptions, experiment: str) -> None:
         UsageError: naming the value and what is allowed.
     """
     check_seeds(options.seed)
-    every = options.checkpoint_every
-    check(every >= 1, "--checkpoint-every", every, "a whole number of 1 or more is needed")
+    check_counts(options, "checkpoint_every")
     check(not (options.overwrite and options.resume), "--overwrite", "--resume", "only one of them")
     _whole(options, experiment)
 

@@ -186,6 +186,45 @@ def flag_of(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def check_counts(config: object, *fields: str, least: int = 1) -> None:
+    """Refuse settings of whole numbers, each one or several, under the least that is allowed.
+
+    Args:
+        config: whose settings they are.
+        fields: their names; one that is None was not given.
+        least: that is allowed.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    for field in fields:
+        values = getattr(config, field)
+        for value in values if isinstance(values, tuple) else (values,):
+            fits = value is None or value >= least
+            check(fits, flag_of(field), value, f"a whole number of {least} or more is needed")
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Refuse hidden layers without a unit.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    for width in widths:
+        check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
+
+
+def check_once(flag: str, values: Sequence[object], needed: str = "at least one is needed") -> None:
+    """Refuse choices of which there is none, or one twice.
+
+    Raises:
+        UsageError: naming the value.
+    """
+    check(len(values) > 0, flag, "(nothing)", needed)
+    for value in values:
+        check(values.count(value) == 1, flag, value, "given twice")
+
+
 def check_members(flag: str, values: Sequence[float], allowed: str, low: float) -> None:
     """Refuse an empty, repeated, too small or non-finite swept setting.
 

@@ -12,7 +12,7 @@ import tyro
 from jaxtyping import Float, UInt16
 
 from experiments._loaded import Loaded, Run, load_run
-from experiments._run import UsageError, check, is_finite
+from experiments._run import UsageError, check, check_counts, is_finite
 from experiments._text_numbers import TextMeasures, between
 from vae_jax.data import DataError, Sentences, encode, text_of, tokenizer
 from vae_jax.gaussian import reparameterize
@@ -154,11 +154,8 @@ def answer(command: Ask) -> None:
         DataError: if the run's data cannot be had.
     """
     for field in ("number", "steps", "top_k"):
-        value = getattr(command, field, None)
-        least = 2 if field == "steps" else 1
-        fits = value is None or value >= least
-        flag = "--" + field.replace("_", "-")
-        check(fits, flag, value, f"a whole number of {least} or more is needed")
+        if hasattr(command, field):
+            check_counts(command, field, least=2 if field == "steps" else 1)
     seed = getattr(command, "seed", 0)
     check(0 <= seed < 2**31, "--seed", seed, "a whole number from 0 to 2^31 - 1 is needed")
     match command:

@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from experiments._options import RunOptions, check_options
-from experiments._run import as_words, check, check_members, check_positive, check_seeds, flag_of
+from experiments._run import (
+    as_words,
+    check,
+    check_counts,
+    check_members,
+    check_once,
+    check_positive,
+    check_seeds,
+    flag_of,
+)
 
 EXPERIMENT = "text"
 # Of each remedy, the setting that says how much of it; `none` has none.
@@ -104,7 +113,6 @@ def validate(config: Config) -> Config:
         own = config.sentences == Config.sentences
         check(own, "--sentences", config.sentences, "belongs to --dataset grammar")
     named = ", ".join(STRENGTHS)
-    check(len(config.remedy) > 0, "--remedy", "(nothing)", f"some of {named}")
     used = set()
     for remedy in config.remedy:
         parts = remedy.split("+")
@@ -112,8 +120,8 @@ def validate(config: Config) -> Config:
         check(known, "--remedy", remedy, f"{named}, or several joined by +")
         once = len(set(parts)) == len(parts) and (len(parts) == 1 or "none" not in parts)
         check(once, "--remedy", remedy, "each part once, and none alone")
-        check(config.remedy.count(remedy) == 1, "--remedy", remedy, "given twice")
         used |= set(parts)
+    check_once("--remedy", config.remedy, f"some of {named}")
     for remedy, field in STRENGTHS.items():
         if field is None:
             continue
@@ -128,12 +136,7 @@ def validate(config: Config) -> Config:
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_positive("--learning-rate", config.learning_rate)
     check_seeds(config.seed)
-    for field, least in (("max_length", 2), ("max_words", 2), ("min_count", 1)):
-        value = getattr(config, field)
-        fits = value is None or value >= least
-        check(fits, flag_of(field), value, f"a whole number of {least} or more is needed")
-    positive = ("latent_dim", "hidden", "embedding", "batch_size", "num_samples")
-    for field in (*positive, "eval_sentences", "sentences"):
-        value = getattr(config, field)
-        check(value >= 1, flag_of(field), value, "a whole number of 1 or more is needed")
+    check_counts(config, "max_length", "max_words", least=2)
+    check_counts(config, "min_count", "latent_dim", "hidden", "embedding", "batch_size")
+    check_counts(config, "num_samples", "eval_sentences", "sentences")
     return dataclasses.replace(config, dataset=dataset)

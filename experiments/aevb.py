@@ -48,7 +48,7 @@ from experiments._parts import (
     start_parts,
 )
 from experiments._report import Result
-from experiments._run import check, main
+from experiments._run import check_once, main
 from vae_jax.data.download import UnavailableError
 
 PROG = "python -m experiments.aevb"
@@ -106,9 +106,7 @@ def validate(config: Config) -> Config:
     """
     check_parts(config, EXPERIMENT)
     if config.panels is not None:
-        check(len(config.panels) > 0, "--panels", "(nothing)", "at least one panel is needed")
-        for panel in config.panels:
-            check(config.panels.count(panel) == 1, "--panels", panel, "given twice")
+        check_once("--panels", config.panels, "at least one panel is needed")
     return check_length(config, POINTS[config.budget], most=POINTS["full"])
 
 

@@ -36,7 +36,7 @@ from experiments._parts import (
     run_parts,
     start_parts,
 )
-from experiments._run import check, check_members, check_positive, main
+from experiments._run import check, check_members, check_once, check_positive, check_widths, main
 
 PROG = "python -m experiments.disentangle"
 HIDDEN = {"conv": (256,), "mlp": (400, 400)}
@@ -123,9 +123,7 @@ def validate(config: Config) -> Config:
     check_parts(config, EXPERIMENT)
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_members("--capacity", config.capacity, "a finite number of 0 or more is needed", low=0)
-    check(len(config.objective) > 0, "--objective", "(nothing)", "at least one is needed")
-    for name in config.objective:
-        check(config.objective.count(name) == 1, "--objective", name, "given twice")
+    check_once("--objective", config.objective)
     if "beta_tc" in config.objective:
         some = any(beta > 1 for beta in config.beta)
         allowed = "--objective beta_tc needs a value above 1"
@@ -133,8 +131,7 @@ def validate(config: Config) -> Config:
     budget = BUDGETS[config.budget]
     network = config.network or budget.network
     hidden = HIDDEN[network] if config.hidden is None else config.hidden
-    for width in hidden:
-        check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
+    check_widths(hidden)
     allowed = "2 or more are needed: a score compares dimensions"
     check(config.latent_dim >= 2, "--latent-dim", config.latent_dim, allowed)
     allowed = f"2 to {budget.images}, the training images of --budget {config.budget}"

@@ -16,7 +16,7 @@ from experiments._evaluation_report import Evaluation, line_of, write_evaluation
 from experiments._folder import RunFolder
 from experiments._loaded import Run, load_run, parts_in
 from experiments._report import Result
-from experiments._run import UsageError, check, is_finite, main
+from experiments._run import UsageError, check, check_counts, is_finite, main
 
 PROG = "python -m experiments.evaluate"
 
@@ -45,9 +45,8 @@ def run(config: Config) -> None:
         UsageError: if a setting does not allow it, there is no such run, or its data differ.
         CheckpointError: if a checkpoint is damaged or of another model.
     """
-    for flag, least in (("num_samples", 1), ("annealed", 0), ("chains", 1), ("temperatures", 2)):
-        value, name = getattr(config, flag), "--" + flag.replace("_", "-")
-        check(value >= least, name, value, f"a whole number of {least} or more is needed")
+    for field, least in (("num_samples", 1), ("annealed", 0), ("chains", 1), ("temperatures", 2)):
+        check_counts(config, field, least=least)
     valid = is_finite(config.threshold) and config.threshold >= 0
     check(valid, "--threshold", config.threshold, "a finite number of 0 or more is needed")
     names, left_out = parts_in(config.run)

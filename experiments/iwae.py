@@ -41,7 +41,7 @@ from experiments._parts import (
     run_parts,
     start_parts,
 )
-from experiments._run import check, main
+from experiments._run import check, check_counts, check_once, main
 from experiments._sweep import Task
 from experiments._train import Trained
 from vae_jax.data import ImageData, load_images
@@ -122,16 +122,12 @@ def validate(config: Config) -> Config:
         UsageError: naming the value and what is allowed.
     """
     check_parts(config, EXPERIMENT)
-    for flag, values in (("--k", config.k), ("--method", config.method)):
-        check(len(values) > 0, flag, "(nothing)", "at least one value is needed")
-        for value in values:
-            check(list(values).count(value) == 1, flag, value, "given twice")
-    check(len(config.layers) > 0, "--layers", "(nothing)", "1 or 2 is needed")
+    check_once("--k", config.k, "at least one value is needed")
+    check_once("--method", config.method, "at least one value is needed")
     for layers in config.layers:
         check(layers in (1, 2), "--layers", layers, "1 or 2 is needed")
-        check(config.layers.count(layers) == 1, "--layers", layers, "given twice")
-    for k in config.k:
-        check(k >= 1, "--k", k, "a whole number of 1 or more is needed")
+    check_once("--layers", config.layers, "1 or 2 is needed")
+    check_counts(config, "k")
     return check_length(config, EPOCHS[config.budget], most=EPOCHS["full"])
 
 

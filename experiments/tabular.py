@@ -19,9 +19,11 @@ from experiments._options import RunOptions, check_options, folder_name
 from experiments._run import (
     UsageError,
     check,
+    check_counts,
     check_members,
     check_positive,
     check_seeds,
+    check_widths,
     flag_of,
     main,
 )
@@ -108,17 +110,9 @@ def validate(config: Config) -> Config:
     check_options(config, EXPERIMENT)
     check_members("--beta", config.beta, "a finite number of 0 or more is needed", low=0)
     check_seeds(config.seed)
-    for flag in ("latent_dim", "batch_size", "folds", "num_samples"):
-        value = getattr(config, flag)
-        check(
-            value is None or value >= 1,
-            flag_of(flag),
-            value,
-            "a whole number of 1 or more is needed",
-        )
+    check_counts(config, "latent_dim", "batch_size", "folds", "num_samples")
     check_positive("--learning-rate", config.learning_rate)
-    for width in config.hidden:
-        check(width >= 1, "--hidden", width, "widths of 1 or more are needed")
+    check_widths(config.hidden)
     share = config.contamination
     check(0 < share <= 0.5, "--contamination", share, "above 0 and at most 0.5 is needed")
     away = config.impute
