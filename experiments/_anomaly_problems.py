@@ -57,7 +57,16 @@ class Problem:
 
 
 def of_table(config: Config, name: str) -> Problem:
-    """The tasks of a table that scikit-learn carries, and its model."""
+    """The tasks of a table that scikit-learn carries, and its model.
+
+    Args:
+        config: with its defaults filled in.
+        name: of the table.
+
+    Returns:
+        The problem.
+    """
+    assert config.hidden is not None
     source, tasks = table_tasks(name, config.seed)
     splits = {key: split_of(source, task.train, task.test) for key, task in tasks.items()}
     normals = [
@@ -71,7 +80,7 @@ def of_table(config: Config, name: str) -> Problem:
     first = next(iter(splits.values()))
     vae = make_table_vae(
         first.encoding.blocks,
-        hidden=config.hidden or (),
+        hidden=config.hidden,
         latent_dim=config.latent_dim[0],
         activation=ACTIVATIONS[config.activation],
     )
@@ -102,15 +111,22 @@ def of_table(config: Config, name: str) -> Problem:
 def of_images(config: Config) -> Problem:
     """The tasks of MNIST, or of the digits that stand in for it, and their model.
 
+    Args:
+        config: with its defaults filled in.
+
+    Returns:
+        The problem.
+
     Raises:
         DataError: if the data cannot be read.
     """
+    assert config.hidden is not None
     images = load_images(IMAGES[config.dataset[0]], config.data_dir)
     if images.warning is not None:
         print(f"warning: {images.warning}", file=sys.stderr)
     vae = image_vae(
         images.train_images.shape[1:],
-        hidden=config.hidden or (),
+        hidden=config.hidden,
         latent_dim=config.latent_dim[0],
         network=config.network,
         activation=config.activation,

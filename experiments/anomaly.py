@@ -165,7 +165,8 @@ def run_name(config: Config) -> str:
 
 
 def _hidden(config: Config) -> str:
-    return "-".join(map(str, config.hidden or ())) or "linear"
+    assert config.hidden is not None
+    return "-".join(map(str, config.hidden)) or "linear"
 
 
 def _title(config: Config, name: str) -> str:
@@ -196,12 +197,15 @@ def prepare(config: Config) -> tuple[Config, Task]:
     Raises:
         UsageError: if the data do not allow it.
     """
+    batch, epochs, rate = config.batch_size, config.epochs, config.learning_rate
+    assert batch is not None
+    assert epochs is not None
+    assert rate is not None
     name = config.dataset[0]
     is_table = name in TABLES
     problem = of_table(config, name) if is_table else of_images(config)
     fewest = min(len(task.train) for task in problem.tasks.values())
     allowed = f"at most the {fewest} training examples"
-    batch, epochs = config.batch_size or 1, config.epochs or 1
     check(batch <= fewest, "--batch-size", batch, allowed)
     optimizer = flat(OPTIMIZERS["adam"]) if is_table else OPTIMIZERS["adam"]
     trainer = make_trainer(
@@ -214,7 +218,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
 
     axes = [
         Axis("beta", config.beta, "beta"),
-        Axis("learning_rate", (config.learning_rate or 1e-3,), "learning_rate"),
+        Axis("learning_rate", (rate,), "learning_rate"),
     ]
     places = list(problem.tasks)
     members = [

@@ -265,7 +265,8 @@ def test_no_held_out_row_is_trained_on(name, trained):
 
 def test_digits_without_one_digit_are_trained_on_and_judged_once():
     """Ten tasks of 807 to 811 training rows and 807 to 812 normal rows to judge."""
-    problem = _anomaly_problems.of_table(anomaly.Config(distributed=True), "digits")
+    config = anomaly.validate(anomaly.Config(dataset=("digits",), distributed=True))
+    problem = _anomaly_problems.of_table(config, "digits")
     rows, judged = np.asarray(problem.data.rows), np.asarray(problem.test.rows)
     counts = np.asarray(problem.test.counts)
     for index, task in enumerate(problem.tasks.values()):
@@ -276,7 +277,8 @@ def test_digits_without_one_digit_are_trained_on_and_judged_once():
 
 
 def test_images_without_one_digit_are_all_judged_once(few_digits):
-    problem = _anomaly_problems.of_images(anomaly.Config(dataset=("mnist",), seed=(0,)))
+    config = anomaly.validate(anomaly.Config(dataset=("mnist",), seed=(0,)))
+    problem = _anomaly_problems.of_images(config)
     images, judged = load_images("digits"), np.asarray(problem.test.rows)
     counts = np.asarray(problem.test.counts)
     for (left_out, _), own, count in zip(problem.tasks, judged, counts, strict=True):
