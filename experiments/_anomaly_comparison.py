@@ -12,6 +12,7 @@ from experiments._folder import RunFolder
 from experiments._outliers import MOST_FITTED, PROTOCOLS, WITHOUT_DIMENSIONS
 from experiments._progress import print_table
 from experiments._report import Result, markdown_table, over_seeds, plus_minus, spread_over
+from experiments._run import UsageError
 from experiments._spread import as_record
 
 ALPHA = 0.1  # false alarms that the conformal threshold allows
@@ -126,22 +127,22 @@ def of_run(run: RunFolder) -> Comparison:
         UsageError: if they are missing or damaged.
     """
     saved = run.read_json("anomaly.json")
-    found = {
-        method: [
-            Result(
-                method,
-                {name: value for name, value in each.items() if name not in NUMBERS},
-                [],
-                {},
-                None,
-                {name: each[name] for name in NUMBERS},
-            )
-            for each in numbers["each"]
-        ]
-        for method, numbers in saved["methods"].items()
-    }
-    rates = {name: value for name, value in saved["conformal"].items() if name != "alpha"}
+    try:
+        found = {
+            method: [_as_result(method, each) for each in numbers["each"]]
+            for method, numbers in saved["methods"].items()
+        }
+        rates = {name: value for name, value in saved["conformal"].items() if name != "alpha"}
+    except (AttributeError, LookupError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise UsageError(f"{run.path}: anomaly.json is damaged ({reason})") from None
     return Comparison(found, {"": rates} if rates.keys() == set(RATES) else rates)
+
+
+def _as_result(method: str, each: Mapping[str, float]) -> Result:
+    """What a method found on one task, from its row of `each`."""
+    columns = {name: value for name, value in each.items() if name not in NUMBERS}
+    return Result(method, columns, [], {}, None, {name: each[name] for name in NUMBERS})
 
 
 def joined(by_size: Mapping[int, Comparison]) -> Comparison:

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from experiments import _anomaly_problems, anomaly, tabular
-from experiments._anomaly_comparison import Comparison
+from experiments._anomaly_comparison import Comparison, of_run
 from experiments._completed import as_features, complete
 from experiments._folder import RunFolder
 from experiments._folds import as_subsets, cross_validation, split_of, spread_over_cores
@@ -31,6 +31,7 @@ from experiments._loaded import load_run
 from experiments._outliers import image_tasks, other_methods, table_tasks
 from experiments._report import Result
 from experiments._representation import Halves, references
+from experiments._run import UsageError
 from experiments._scores import RowScorer
 from experiments._table_figures import names_of_numbers, panels_of
 from experiments._tables import _who_wins
@@ -554,6 +555,22 @@ def test_wine_anomalies_beside_other_methods(tmp_path):
     assert_evaluated(run, "wine: held-out normal examples, nats per row")
 
 
+@pytest.mark.parametrize(
+    ("saved", "says"),
+    [
+        ({}, "no 'methods'"),
+        ({"methods": {"PCA": {"auroc": {"mean": 0.5}}}}, "no 'each'"),
+        ({"methods": {"PCA": {"each": [{"seed": 0, "auroc": 0.5}]}}}, "no 'ap'"),
+        ({"methods": {"PCA": {"each": [0.5]}}}, "'float' object"),
+        ({"methods": {}}, "no 'conformal'"),
+    ],
+)
+def test_damaged_anomalies_are_named(saved, says, tmp_path):
+    (tmp_path / "anomaly.json").write_text(json.dumps(saved), encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"^{tmp_path}: anomaly.json is damaged \({says}"):
+        of_run(RunFolder(tmp_path))
+
+
 def test_other_methods_are_those_of_scikit_learn_on_the_same_rows():
     table, tasks = table_tasks("wine", (3,))
     [task] = tasks.values()
@@ -674,7 +691,9 @@ def test_latent_sizes_are_reported_together(few_digits, tmp_path, monkeypatch):
 
 def test_a_report_names_the_latent_sizes_that_came_to_an_end(tmp_path):
     """One of which every model diverged has no results, and no part in the report."""
-    given = anomaly.Config(dataset=("wine",), latent_dim=(2, 3), epochs=1, figures="none")
+    given = anomaly.Config(
+        dataset=("wine",), latent_dim=(2, 3), epochs=1, hidden=(64,), figures="none"
+    )
     folders = {size: RunFolder(tmp_path / f"both-z{size}") for size in given.latent_dim}
     found = Result("VAE, -ELBO", {"seed": 0}, [], {}, None, {"auroc": 0.9, "ap": 0.5})
     rates = {"false_alarms": 0.1, "detections": 0.5}
