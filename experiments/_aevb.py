@@ -49,6 +49,7 @@ METHOD_NAMES = {"aevb": "AEVB", "wake_sleep": "wake-sleep"}
 class PartConfig(RunOptions):
     """One method in one panel."""
 
+    name: str = "part"
     dataset: str = "auto"
     latent_dim: int = 2
     method: Method = "aevb"
@@ -197,7 +198,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
     axis = Axis("learning_rate", config.learning_rate, "learning_rate")
     return config, Task(
         experiment=EXPERIMENT,
-        name=config.name or title,
+        name=config.name,
         title=title,
         table=f"{pixels.name}, grey levels: test split, nats per image",
         about={

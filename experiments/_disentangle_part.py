@@ -40,6 +40,7 @@ ObjectiveName = Literal["beta", "capacity", "beta_tc"]
 class PartConfig(RunOptions):
     """The models of one objective."""
 
+    name: str = "part"
     objective: ObjectiveName = "beta"
     strength: tuple[float, ...] = (1.0,)
     seed: tuple[int, ...] = (0,)
@@ -123,7 +124,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
     title = " · ".join([config.dataset, config.objective, *model_words(config)])
     return config, Task(
         experiment=EXPERIMENT,
-        name=config.name or config.objective,
+        name=config.name,
         title=title,
         table=f"{config.dataset}, {config.objective}: held-out images, nats per image",
         about={

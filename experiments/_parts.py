@@ -79,7 +79,7 @@ class Part(NamedTuple):
 
     Attributes:
         config: its own configuration, which is all that there is to know of it.
-        task: what it trains.
+        task: what it trains, under the configuration's name.
     """
 
     config: RunOptions
@@ -175,7 +175,7 @@ def run_parts(whole: RunFolder, parts: Sequence[Part]) -> list[list[Result]]:
     found = []
     for number, (config, task) in enumerate(parts, start=1):
         config = dataclasses.replace(config, output_dir=whole.path.parent)
-        task = task._replace(experiment=whole.path.name, name=config.name or "")
+        task = task._replace(experiment=whole.path.name)
         folder = RunFolder.at(config.output_dir, task.experiment, task.name)
         print(f"\n{number}/{len(parts)}  {task.title}", flush=True)
         if _is_done(folder, config):

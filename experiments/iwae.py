@@ -92,6 +92,7 @@ class Config(PartsOptions):
 class PartConfig(RunOptions):
     """One row of the table."""
 
+    name: str = "part"
     dataset: str = "auto"
     method: Method = "vae"
     k: int = 1
@@ -240,7 +241,7 @@ def prepare_part(config: PartConfig) -> tuple[PartConfig, Task]:
     title = f"{images.name} · {label} · {layers} · {epochs}"
     return config, Task(
         experiment=EXPERIMENT,
-        name=config.name or f"{config.method}-k{config.k}",
+        name=config.name,
         title=title,
         table=f"{images.name}, dynamically binarised: test split, nats per image",
         about={
