@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments._grid import Member
-from experiments._program import Chunk, Loop, bytes_of_state, compiled
+from experiments._program import Chunk, Loop, bytes_of_state, bytes_used, compiled
 from vae_jax import sharding
 from vae_jax.sweep import Plan, plan_chunks, side_by_side
 
@@ -27,7 +27,7 @@ def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
         on_host = jax.default_backend() == "cpu"
         copy = bytes_of_state(loop, chunk) * size // shards if on_host else 0
         try:
-            return compiled(loop, chunk).bytes_used + copy
+            return bytes_used(compiled(loop, chunk).epoch) + copy
         except jax.errors.JaxRuntimeError as error:
             if size < len(members) or "RESOURCE_EXHAUSTED" not in str(error):
                 raise

@@ -24,11 +24,6 @@ class Program(NamedTuple):
     epoch: Any
     seconds: float
 
-    @property
-    def bytes_used(self) -> int:
-        """Bytes of a device's memory that it runs in."""
-        return bytes_used(self.epoch)
-
 
 class Loop(NamedTuple):
     """What the loop needs besides the members.

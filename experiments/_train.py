@@ -16,7 +16,7 @@ import numpy as np
 from experiments._folder import Row, RunFolder
 from experiments._grid import Member
 from experiments._metrics import good_epochs, problem_of, row_of
-from experiments._program import Chunk, Loop, bytes_of_state, compiled
+from experiments._program import Chunk, Loop, bytes_of_state, bytes_used, compiled
 from experiments._progress import TrainingProgress
 from experiments._saved import Snapshots, load_population, trimmed
 from experiments._stop import StopRequest, interruption
@@ -80,7 +80,7 @@ def train(
         program = compiled(loop, chunks[0])
         loop.programs.clear()  # those of other sizes were compiled to plan
         _give_back_memory()
-        used = f"{program.bytes_used / 1e6:,.0f} MB"
+        used = f"{bytes_used(program.epoch) / 1e6:,.0f} MB"
         print(f"compiled in {program.seconds:.1f} s: {used}", flush=True)
         data, test = (sharding.place(array, loop.mesh) for array in (loop.data, loop.test))
         each = bytes_of_state(loop, chunks[0])
