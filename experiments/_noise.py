@@ -11,6 +11,7 @@ from vae_jax.types import Params
 
 # The same for every model, so that a difference of two models is not one of their noise.
 EVALUATION_SEED = 2**31
+# The next three are one number on purpose: the recorded results were drawn with it.
 SURGERY_SEED = 2**31 + 1  # of samples of the aggregate posterior
 SCORE_SEED = 2**31 + 1  # of the scores of rows and images
 PICTURE_SEED = 2**31 + 1
