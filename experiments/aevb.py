@@ -9,12 +9,9 @@ each panel and method. One thing is ours: the scale of a pixel of Frey Face is a
 one grey level, as without a floor one that is black in every face is worth any number of nats.
 
 Members of one shape (the step sizes of a pilot, the seeds) are one sweep, and each latent size is a
-program of its own. Measured on two cores (`python -m experiments.benchmark panels`: 3, 5, 10 and
-20 dimensions, five turns), a million points take 31.9 s in four programs and 32.9 s in one that is
-padded to 20 and masked, 3% more (2 to 4% within a turn); the four compile in 15.6 s, the one in
-4.0 s. From some 2.9 million points a panel on, programs of their own are faster, compilation
-included. Padded to 200 the decoder and encoder of 3 dimensions would have 37.5% more
-multiply-adds, 1,084,000 an image in place of 788,500.
+program of its own: padded to the largest one and masked, all would be one program that compiles
+sooner and trains a little more slowly. `python -m experiments.benchmark panels` measures both ways,
+and what came out stands in results/benchmark/panels-cpu.md.
 
 Reference:
     Kingma and Welling, Auto-Encoding Variational Bayes (arXiv 1312.6114), section 5,
