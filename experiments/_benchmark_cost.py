@@ -244,21 +244,20 @@ def _operands(
     ]
 
 
-def square_products(flops: int, side: int = SQUARE) -> tuple[Callable[[], None], int]:
+def square_products(flops: int) -> tuple[Callable[[], None], int]:
     """Products of square matrices, one after the other, and their FLOPs.
 
     Args:
         flops: that they should have, about.
-        side: of the matrices.
     """
-    each = 2 * side**3
+    each = 2 * SQUARE**3
     rounds = max(1, round(flops / each))
 
     @jax.jit
     def chain(x: jax.Array, w: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, rounds, lambda _, y: y @ w, x)
 
-    x, w = jnp.ones((side, side)), jnp.full((side, side), 1 / side)
+    x, w = jnp.ones((SQUARE, SQUARE)), jnp.full((SQUARE, SQUARE), 1 / SQUARE)
     return lambda: jax.block_until_ready(chain(x, w)), rounds * each
 
 
@@ -307,7 +306,7 @@ def copy_ceiling(floats: int = COPY_FLOATS, loops: int = 20) -> float:
     return loops * 2 * FLOAT_BYTES * floats / _seconds(lambda: jax.block_until_ready(run(x)))
 
 
-def _seconds(work: Callable[[], object], calls: int = 5) -> float:
-    """The median time of a call, after one that compiles."""
+def _seconds(work: Callable[[], object]) -> float:
+    """The median time of five calls, after one that compiles."""
     work()
-    return statistics.median(seconds_of(work) for _ in range(calls))
+    return statistics.median(seconds_of(work) for _ in range(5))
