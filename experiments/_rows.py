@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,15 +19,13 @@ _AT_ONCE = 1_024  # rows
 _COPIES = 2  # of each sample theta, and what is computed of every dimension of it
 _MULTIPLE = 8  # of the rows of a program: folds that differ by a row share one
 
-Found = TypeVar("Found")
-
 
 def of_each_row(
-    one: Callable[[PRNGKey, Params, Array], Found],
+    one: Callable[[PRNGKey, Params, Array], Any],
     vae: VAE,
     num_samples: int,
     preprocess: Preprocess = as_stored,
-) -> Callable[[Params, np.ndarray], Found]:
+) -> Callable[[Params, np.ndarray], Any]:
     """A function of one row, over many.
 
     What is found of a row depends on it and on `SCORE_SEED` only, not on the other rows or their
@@ -45,12 +43,12 @@ def of_each_row(
     """
     key = jax.random.key(SCORE_SEED)
 
-    def of_stored(params: Params, stored: Array) -> Found:
+    def of_stored(params: Params, stored: Array) -> Any:
         key_row = jax.random.fold_in(key, fingerprint(stored))
         return one(key_row, params, preprocess(key, stored))
 
     @jax.jit
-    def of_all(params: Params, rows: Array) -> Found:
+    def of_all(params: Params, rows: Array) -> Any:
         x, most = jax.eval_shape(preprocess, key, rows[0]), min(_AT_ONCE, len(rows))
         at_once = examples_at_once(vae, params, x, num_samples, most=most, copies=_COPIES)
         return jax.lax.map(functools.partial(of_stored, params), rows, batch_size=at_once)

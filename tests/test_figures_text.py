@@ -180,7 +180,7 @@ def test_remedies_say_their_units_and_leave_out_one_without_a_seed():
     left, right = figure.axes
     assert (left.get_ylabel(), right.get_ylabel()) == ("nats per sentence", "latent dimensions")
     # Not active units, which go by the variance of their posterior mean.
-    assert right.get_title() == f"active dimensions (KL over {ACTIVE_KL:g} nats)"
+    assert right.get_title(loc="left") == f"active dimensions (KL over {ACTIVE_KL:g} nats)"
     assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
     assert [len(axes.lines) for axes in figure.axes] == [3, 3]
     assert "(3 of 3 diverged)" in legend_of(figure)[2]
