@@ -272,3 +272,17 @@ def test_a_model_of_nothing_is_refused(settings, line):
     sizes = {"vocabulary_size": 5, "length": 4, "embedding": 3, "hidden": 4, "latent_dim": 2}
     with pytest.raises(ValueError, match=line):
         make_text_vae(**(sizes | settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"length": 0}, "length 0: at least 1 is needed"),
+        ({"top_k": 0}, "top_k 0: at least 1 is needed"),
+        ({"top_k": -2}, "top_k -2: at least 1 is needed"),
+    ],
+)
+def test_writing_nothing_is_refused(settings, line, z):
+    one, key = small(), jax.random.key(0)
+    with pytest.raises(ValueError, match=line):
+        write(key, one.model, one.params, z, **({"length": LENGTH} | settings))

@@ -129,10 +129,14 @@ def write(
         length: tokens at most, the end among them.
         temperature: 1 draws from the model, less is more careful, 0 always takes the most
             probable word (greedy).
-        top_k: how many tokens are drawn from; all of them without it.
+        top_k: how many tokens are drawn from, at least 1, and those as probable as the last of
+            them; all without it.
 
     Returns:
         Tokens: the words, `END` if they came to it, then 0.
+
+    Raises:
+        ValueError: if length or top_k is under 1.
 
     Example:
         >>> model = make_text_vae(10, 6, embedding=4, hidden=8, latent_dim=2)
@@ -140,7 +144,14 @@ def write(
         >>> key = jax.random.key(1)
         >>> write(key, model, params, jnp.zeros(2), length=6, temperature=0.0).shape
         (6,)
+
+    Reference:
+        Fan, Lewis and Dauphin, Hierarchical neural story generation (arXiv 1805.04833), for
+        drawing from the `top_k` most probable.
     """
+    for name, size in {"length": length, "top_k": top_k}.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name} {size}: at least 1 is needed")
     # A tiny temperature makes every other word impossible: greedy, and never a division by 0.
     sharpness = 1 / jnp.maximum(temperature, 1e-30)
 
