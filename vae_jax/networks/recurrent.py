@@ -10,15 +10,20 @@ from vae_jax.types import PAD, UNKNOWN
 
 
 class GRU(nn.Module):
-    """A gated recurrent unit, in the form of Cho et al. whose reset gate follows the product.
+    """A gated recurrent unit whose reset gate r is applied after the product with h.
 
     r, u = sigmoid(a + U h), n = tanh(a_n + r (U_n h + b)), h' = u h + (1 - u) n
 
-    What the inputs add is computed outside, for all times in one product; only U h needs the
-    time before.
+    a and a_n are what the inputs add, biases included. They are computed outside, for all times in
+    one product; only U h and U_n h, one product too, need the time before. With U_n (r h), which
+    the paper's last version has, they would be two.
 
     Attributes:
         hidden: units of h.
+
+    Reference:
+        Cho et al., Learning phrase representations using RNN encoder-decoder for statistical
+        machine translation (arXiv 1406.1078), version 1; linen's `GRUCell` is the same.
     """
 
     hidden: int
