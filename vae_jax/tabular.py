@@ -23,9 +23,11 @@ def make_table_vae(
 ) -> VAE:
     """Build the model of rows whose features are blocks of columns of one kind.
 
-    The nats of all columns add up. A feature that is NaN is missing: it counts nothing in
-    the likelihood, and the encoder sees a 0, the mean of its column where that is standardised;
-    of a count or a category it cannot tell the gap from the value.
+    log p(x | z) = sum over the observed columns j of log p_j(x_j | z), p_j of the kind of column j.
+
+    Every column counts in full, whatever its kind. A feature that is NaN is missing: it counts
+    nothing in the likelihood, and the encoder sees a 0, the mean of its column where that is
+    standardised; of a count or a category it cannot tell the gap from the value.
 
     Args:
         blocks: the kind, a key of `COLUMN_LIKELIHOODS`, and the width of each block of
@@ -39,7 +41,8 @@ def make_table_vae(
         The bundle, of rows `x [features]`.
 
     Raises:
-        ValueError: if a kind is not known, there is no block, or latent_dim is under 1.
+        ValueError: if a kind is not known, there is no block or one without a feature, or
+            latent_dim is under 1.
 
     Example:
         >>> import jax
@@ -50,6 +53,10 @@ def make_table_vae(
         >>> row = jnp.array([0.1, jnp.nan, 2.0, 0.0, 1.0, 0.0, 0.0])
         >>> vae.encode(params, row).mean.shape
         (2,)
+
+    Reference:
+        Nazabal et al., Handling incomplete heterogeneous data using VAEs (arXiv 1807.03653), for
+        a likelihood of each kind of column and zeros for what is missing; here p(z) = N(0, I).
     """
     for kind, _ in blocks:
         if kind not in COLUMN_LIKELIHOODS:
