@@ -48,7 +48,11 @@ def remedied(num_samples: int = 1) -> Objective:
         num_samples: samples of each posterior.
 
     Returns:
-        The objective.
+        The objective; it reports `kl_weight`, the weight of this step.
+
+    Reference:
+        Bowman et al. (arXiv 1511.06349), section 3.1, for the warm-up; Fu et al. (arXiv
+        1903.10145) for the cycle; Kingma et al. (arXiv 1606.04934), equation 15, for free bits.
     """
 
     def bound(terms: ElboTerms, hyper: Hyper, step: Step) -> tuple[Nats, Aux]:
@@ -64,16 +68,20 @@ def remedied(num_samples: int = 1) -> Objective:
 def hide_words(key: PRNGKey, x: Float[Array, " length"], rate: Scalar) -> Float[Array, " length"]:
     """Hide each word of a sentence from the decoder with a probability (word dropout).
 
+    x'_t = -x_t with the probability `rate`, each word by itself, and x_t otherwise.
+
     Args:
         key: the key of the choice.
         x: the sentence.
-        rate: the probability.
+        rate: the probability, on [0, 1].
 
     Returns:
-        The sentence, hidden words with a negative sign.
+        The sentence, hidden words with a negative sign: the decoder reads an unknown word there,
+        is still to give the word itself, and the encoder sees it.
 
     Reference:
-        Bowman et al. (arXiv 1511.06349), section 3.1.
+        Bowman et al., Generating sentences from a continuous space (arXiv 1511.06349),
+        section 3.1.
     """
     return jnp.where(jax.random.uniform(key, x.shape) < rate, -x, x)
 

@@ -93,12 +93,18 @@ def make_text_vae(
 def scale_z(params: Params, factor: Scalar) -> Params:
     """Multiply the weights through which the decoder of a text model sees z.
 
+    h_0 = tanh(factor W z), and factor V z is what z adds to the gates at every word: the decoder
+    of factor * z, from z itself.
+
     Args:
         params: of `make_text_vae`.
         factor: 0 leaves a recurrent language model, the same decoder without z.
 
     Returns:
-        The parameters.
+        The parameters, all others as they are.
+
+    Reference:
+        Bowman et al. (arXiv 1511.06349), section 4, whose baseline is a language model without z.
     """
     own = params["decoder"]["params"]
     through = ("z_in", "z_first")
