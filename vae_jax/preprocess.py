@@ -1,8 +1,8 @@
 """From a stored pixel to the x of the model, on the device and inside the training step.
 
 Images stay uint8 in memory; each minibatch is gathered, then turned into intensities or
-bits. Grey, thresholded and dynamically binarised MNIST are three different data sets whose
-likelihoods must not be compared.
+bits. Every function is written for one example; callers `vmap`. Grey, thresholded and
+dynamically binarised MNIST are three different data sets whose likelihoods must not be compared.
 """
 
 from collections.abc import Callable
@@ -17,22 +17,53 @@ Preprocess = Callable[[PRNGKey, Num[Array, "*x"]], Float[Array, "*x"]]
 
 
 def intensities(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
-    """Grey levels on [0, 1]: pixel / 255. The key is not used."""
+    """Grey levels, pixel / 255.
+
+    Args:
+        key: not used.
+        pixels: whole numbers from 0 to 255.
+
+    Returns:
+        Intensities on [0, 1], of the same shape.
+    """
     return pixels.astype(jnp.float32) / 255
 
 
 def as_stored(key: PRNGKey, row: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    """What is stored is x already: the features of a table. The key is not used."""
+    """What is stored is x already: the features of a table.
+
+    Args:
+        key: not used.
+        row: the features, NaN where one is missing.
+
+    Returns:
+        The row itself.
+    """
     return row
 
 
 def tokens_as_stored(key: PRNGKey, sentence: Num[Array, " length"]) -> Float[Array, " length"]:
-    """The tokens of a sentence, stored as uint16, as the whole numbers of x. No key is used."""
+    """The tokens of a sentence, stored as uint16, as the whole numbers of x.
+
+    Args:
+        key: not used.
+        sentence: tokens, 0 behind the end.
+
+    Returns:
+        The same numbers in float32.
+    """
     return sentence.astype(jnp.float32)
 
 
 def binarize_dynamic(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
-    """Bits drawn anew at each call, one with probability pixel / 255.
+    """Bits that every key draws anew, 1 with the probability pixel / 255.
+
+    Args:
+        key: the key of the draw.
+        pixels: whole numbers from 0 to 255.
+
+    Returns:
+        Zeros and ones, of the same shape.
 
     Reference:
         Salakhutdinov and Murray (ICML 2008), section 5; redrawn for every minibatch in
@@ -42,7 +73,15 @@ def binarize_dynamic(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x
 
 
 def binarize_threshold(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
-    """Bits: one where the pixel is 128 or more. The key is not used."""
+    """Bits, 1 where the pixel is 128 or more.
+
+    Args:
+        key: not used.
+        pixels: whole numbers from 0 to 255.
+
+    Returns:
+        Zeros and ones, of the same shape.
+    """
     return (pixels >= 128).astype(jnp.float32)
 
 
