@@ -2,6 +2,9 @@
 
 Members of a sweep do not talk to each other, so a mesh has one axis, `member`, and every
 device trains its share. What all members read (the data, the shuffling) is on every device.
+
+A function is called collective where every process must call it, in the same order as its other
+collective calls: it waits for all of them.
 """
 
 import contextlib
@@ -38,10 +41,13 @@ class Peers(NamedTuple):
 
 
 def join(peers: Peers) -> None:
-    """Connect to the other processes; before anything else that JAX does.
+    """Connect to the other processes, before anything else that JAX does; collective.
 
     Without an address they are found from the environment of Slurm, Open MPI, Kubernetes or a
     Cloud TPU.
+
+    Args:
+        peers: how they are found.
 
     Raises:
         ValueError: if they are not found or do not come, in one line.
@@ -63,7 +69,7 @@ def join(peers: Peers) -> None:
 
 
 def leave() -> None:
-    """Part from the other processes in good order; all must call it."""
+    """Part from the other processes in good order; collective."""
     jax.distributed.shutdown()
 
 
@@ -93,31 +99,58 @@ def is_first() -> bool:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether a flag is set in any process; all must ask, and all get the same answer."""
+    """Whether a flag is set in any process; collective.
+
+    Args:
+        flag: that of this process.
+
+    Returns:
+        The same answer in every process.
+    """
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
 def is_same_everywhere(text: str) -> bool:
-    """Whether every process passes the same text; all must call it."""
+    """Whether every process passes the same text; collective.
+
+    Args:
+        text: that of this process.
+
+    Returns:
+        The same answer in every process.
+    """
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
     everyone = gather(digest)
     return bool((everyone == everyone[0]).all())
 
 
 def gather(local: np.ndarray) -> np.ndarray:
-    """`[processes, ...]` arrays of one shape, the one of every process, on the host."""
+    """The arrays of all processes side by side; collective.
+
+    Args:
+        local: that of this process; of one shape and type in all of them.
+
+    Returns:
+        `[processes, ...]` on the host, in the order of their numbers, the same in every process.
+    """
     if jax.process_count() == 1:
         return local[None]
     return np.asarray(multihost_utils.process_allgather(local))
 
 
 def member_mesh(devices: Sequence[Any] | None = None) -> Mesh | None:
-    """A mesh with the axis `member` over all devices of all processes; None for a single one.
+    """A mesh with the axis `member` over all devices of all processes.
 
     With one device nothing is to be placed, and the program is that of a machine without a
-    mesh, to the bit.
+    mesh, to the bit. No process waits for another, but each must make the same mesh.
+
+    Args:
+        devices: at least one; None: all that the processes have together.
+
+    Returns:
+        The mesh, of shape `[devices]`; None for a single device.
     """
     devices = jax.devices() if devices is None else list(devices)
     if len(devices) == 1:
@@ -161,10 +194,22 @@ def to_every_device(tree: T, mesh: Mesh | None) -> T:
 def place(tree: PyTree[np.ndarray], mesh: Mesh | None, *, split: bool = False) -> PyTree:
     """Host arrays as arrays of the mesh: split along their leading axis, or whole everywhere.
 
-    Every process passes the same ones; each puts on its own devices what belongs there.
+    Every process passes the same ones, and each puts on its own devices what belongs there; none
+    waits for another.
 
     An array that may be written to is copied. On a CPU a read-only one stays where it is, if it
     begins where XLA wants it to (`vae_jax.data.memory.aligned`).
+
+    Args:
+        tree: arrays on the host, `[members, ...]` where they are split.
+        mesh: the devices; None is one device.
+        split: whether the leading axis is the members, a multiple of the devices of the mesh.
+
+    Returns:
+        Arrays of the same shapes; those of a mesh are of all processes together.
+
+    Raises:
+        ValueError: if the members cannot be split evenly.
     """
 
     def whole(leaf: np.ndarray) -> jax.Array:
@@ -207,7 +252,12 @@ def whole_shape(shape: tuple[int, ...], like: jax.Array) -> jax.ShapeDtypeStruct
 
 
 def free_bytes() -> int:
-    """Bytes that are free for new arrays on the device, of any process, that has least."""
+    """Bytes that are free for new arrays on the device, of any process, that has least; collective.
+
+    Returns:
+        Bytes, the same number in every process: those of the accelerator, or of a host's memory
+        within the limit of its container, divided by the devices that its processor counts as.
+    """
     free = []
     for device in jax.local_devices():
         stats = device.memory_stats()
