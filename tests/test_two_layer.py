@@ -351,6 +351,20 @@ def test_latent_sizes_other_than_two_are_refused(latent_dims):
 
 
 @pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"hidden": ((8,),)}, r"hidden \(\(8,\),\): one for each of two layers is needed"),
+        ({"latent_dims": (3, 2, 1)}, r"latent_dims \(3, 2, 1\): one for each of two layers"),
+    ],
+)
+def test_networks_of_other_than_two_layers_are_refused(settings, line):
+    with pytest.raises(ValueError, match=line):
+        two_layer_mlp(
+            **{"hidden": ((8,), (5,)), "latent_dims": DIMS} | settings, x_shape=(6,), theta_dim=1
+        )
+
+
+@pytest.mark.parametrize(
     ("place", "message"),
     [
         (0, r"first encoder: an output of shape \(8,\), \(6,\) is needed"),

@@ -77,10 +77,16 @@ def two_layer_mlp(
     Returns:
         The networks of q(h1 | x), q(h2 | h1), p(h1 | h2) and p(x | h1).
 
+    Raises:
+        ValueError: if hidden or latent_dims are not of two layers.
+
     Reference:
         Burda et al. (arXiv 1509.00519), section 5, with hidden = ((200, 200), (100, 100)) and
         latent_dims = (100, 50).
     """
+    for name, layers in {"hidden": hidden, "latent_dims": latent_dims}.items():
+        if len(layers) != 2:
+            raise ValueError(f"{name} {tuple(layers)}: one for each of two layers is needed")
     (lower, upper), (first_dim, second_dim) = hidden, latent_dims
     encoder, decoder = mlp(
         lower,
