@@ -38,17 +38,14 @@ from vae_jax.types import PAD, ElboTerms, Hyper, Nats, Params, PRNGKey, Scalar, 
 ENCODER_STEPS = 5
 
 
-def remedied(num_samples: int = 1) -> Objective:
+def remedied() -> Objective:
     """The ELBO with every remedy of the KL term at once, each neutral by its default.
 
     E_q[log p(x | z)] - weight sum_j max(lambda, KL_j), weight = beta times the linear warm-up
     times the cycle, lambda the free bits.
 
-    Args:
-        num_samples: samples of each posterior.
-
     Returns:
-        The objective; it reports `kl_weight`, the weight of this step.
+        The objective, of one sample of each posterior; it reports `kl_weight`, that of this step.
 
     Reference:
         Bowman et al. (arXiv 1511.06349), section 3.1, for the warm-up; Fu et al. (arXiv
@@ -62,7 +59,7 @@ def remedied(num_samples: int = 1) -> Objective:
         return value, cycle
 
     reads = frozenset({"beta", "warmup_steps", "cycle_steps", "free_bits"})
-    return Objective(num_samples, bound, reads)
+    return Objective(1, bound, reads)
 
 
 def hide_words(key: PRNGKey, x: Float[Array, " length"], rate: Scalar) -> Float[Array, " length"]:
