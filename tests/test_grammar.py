@@ -106,6 +106,7 @@ def test_the_enumerated_grammar_has_the_entropy_and_the_probabilities():
     assert len(found) == 12 * (3 * 6) * (1 + 12 + 12) * (1 + 6 + 1)
     sentences = dict(found)
     assert len(sentences) == len(found), "a sentence has two derivations"
+    assert grammar.vocabulary(TINY) == tuple(sorted(set().union(*sentences)))
     # Sums of 43,200 terms, each correctly rounded to 1e-16 and none negative.
     assert math.fsum(sentences.values()) == pytest.approx(1, abs=1e-12)
     entropy = -math.fsum(p * math.log(p) for p in sentences.values())
