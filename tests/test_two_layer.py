@@ -1,7 +1,7 @@
 """Two stochastic layers, against a linear model of which everything is known, and by hand."""
 
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -358,10 +358,9 @@ def test_latent_sizes_other_than_two_are_refused(latent_dims):
     ],
 )
 def test_networks_of_other_than_two_layers_are_refused(settings, line):
+    sizes: dict[str, Any] = {"hidden": ((8,), (5,)), "latent_dims": DIMS} | settings
     with pytest.raises(ValueError, match=line):
-        two_layer_mlp(
-            **{"hidden": ((8,), (5,)), "latent_dims": DIMS} | settings, x_shape=(6,), theta_dim=1
-        )
+        two_layer_mlp(**sizes, x_shape=(6,), theta_dim=1)
 
 
 @pytest.mark.parametrize(
