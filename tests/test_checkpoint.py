@@ -78,6 +78,32 @@ def test_the_latest_few_are_kept(tmp_path, images):
     assert sorted(p.name for p in (tmp_path / "states").iterdir()) == ["5", "7"]
 
 
+def test_a_save_that_would_be_skipped_is_refused(tmp_path, images):
+    """Of a script that is run again in the folder of a longer run."""
+    state = state_after(0, images)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state)
+        with pytest.raises(CheckpointError, match=r"3 was not saved: .* must be above 5$"):
+            checkpoints.save(3, state)
+        with pytest.raises(CheckpointError, match=r"checkpoint 7 is not there; there are: 5$"):
+            checkpoints.restore(state, number=7)
+        with pytest.raises(TypeError, match=r"^\['epoch'\] is a int: a jax.Array is needed$"):
+            checkpoints.save(6, {"state": state, "epoch": 6})
+        assert checkpoints.numbers == [5]
+    with pytest.raises(ValueError, match="keep 0: at least 1"):
+        Checkpoints(tmp_path, keep=0)
+
+
+def test_a_look_removes_nothing_that_is_being_written(tmp_path, images):
+    half = tmp_path / "1.orbax-checkpoint-tmp"
+    half.mkdir()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest is None
+        assert half.is_dir()
+        checkpoints.save(2, state_after(0, images))  # the one that writes cleans up
+    assert not half.exists()
+
+
 def test_nothing_to_restore(tmp_path, images):
     with (
         Checkpoints(tmp_path / "states") as checkpoints,

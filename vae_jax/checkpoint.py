@@ -58,18 +58,25 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The numbered checkpoints of one run in a folder, the latest few kept.
 
-    Use it as a context manager: leaving it waits for the save that is under way.
+    Use it as a context manager: leaving it waits for the save that is under way, which a program
+    that ends without it would lose.
 
     Args:
         folder: where they are; made at the first save.
         keep: how many of the latest are kept.
-        writes: False leaves what another process is writing there alone.
+        writes: False leaves damaged checkpoints where they are.
+
+    Raises:
+        ValueError: if none would be kept.
     """
 
     def __init__(self, folder: str | Path, keep: int = 2, *, writes: bool = True) -> None:
+        if keep < 1:
+            raise ValueError(f"keep {keep}: at least 1 is needed")
         self._folder = Path(folder).absolute()
         self._keep, self._writes = keep, writes
         self._pending: tuple[int, Any] | None = None
+        self._has_saved = False
 
     @cached_property
     def _orbax(self) -> Any:
@@ -81,7 +88,8 @@ class Checkpoints:
         return ocp.training.Checkpointer(
             str(self._folder),
             preservation_policy=policies.LatestN(self._keep),
-            cleanup_tmp_directories=self._writes,
+            # One that looks must not remove what another one is writing.
+            cleanup_tmp_directories=self._has_saved,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -130,14 +138,21 @@ class Checkpoints:
 
         Raises:
             CheckpointError: if this save, or the one before it, failed.
+            TypeError: if the tree holds what is no `jax.Array`.
         """
         self.wait()
+        if not self._has_saved:
+            self._close()  # opened to look at what is there
+            self._has_saved = True
         arrays = _manifest(state)
         manifest = {"arrays": arrays, "sha256": _sha256_of_manifest(arrays)}
         try:
             response = self._orbax.save_async(number, state, custom_metadata=manifest)
         except Exception as error:
             raise self._not_saved(number, error) from error
+        if response is None:  # Orbax skips it without a word
+            later = f"its number must be above {self.latest}"
+            raise self._not_saved(number, ValueError(later))
         self._pending = number, response
 
     def wait(self) -> None:
@@ -185,13 +200,17 @@ class Checkpoints:
             The state.
 
         Raises:
-            CheckpointError: if there is none, it is of another model, or the save failed.
+            CheckpointError: if there is none, or none of that number, it is of another model,
+                or the save failed.
             DamagedError: if a file of it is damaged.
         """
         self.wait()
         number = self.latest if number is None else number
         if number is None:
             raise CheckpointError(f"{self._folder}: there is no checkpoint to restore")
+        if number not in self.numbers:
+            there = ", ".join(map(str, self.numbers)) or "none"
+            raise CheckpointError(f"{self._named(number)} is not there; there are: {there}")
         where = self._named(number)
         abstract = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like
@@ -254,9 +273,14 @@ class Checkpoints:
 
 def _manifest(state: PyTree) -> dict[str, dict[str, Any]]:
     """Shape, type and SHA-256 of every array, by its path in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    for path, leaf in leaves:
+        if not isinstance(leaf, jax.Array):
+            name = jax.tree_util.keystr(path) or "the state"
+            raise TypeError(f"{name} is a {type(leaf).__name__}: a jax.Array is needed")
     return {
         jax.tree_util.keystr(path): {**_layout(leaf), "sha256": _sha256(leaf)}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        for path, leaf in leaves
     }
 
 
