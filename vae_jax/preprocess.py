@@ -21,12 +21,15 @@ def intensities(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
 
     Args:
         key: not used.
-        pixels: whole numbers from 0 to 255.
+        pixels: uint8, 0 to 255.
 
     Returns:
         Intensities on [0, 1], of the same shape.
+
+    Raises:
+        TypeError: if the pixels are not uint8, as what is x already is not.
     """
-    return pixels.astype(jnp.float32) / 255
+    return _levels(pixels).astype(jnp.float32) / 255
 
 
 def as_stored(key: PRNGKey, row: Float[Array, "*x"]) -> Float[Array, "*x"]:
@@ -60,16 +63,19 @@ def binarize_dynamic(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x
 
     Args:
         key: the key of the draw.
-        pixels: whole numbers from 0 to 255.
+        pixels: uint8, 0 to 255.
 
     Returns:
         Zeros and ones, of the same shape.
+
+    Raises:
+        TypeError: as in `intensities`.
 
     Reference:
         Salakhutdinov and Murray (ICML 2008), section 5; redrawn for every minibatch in
         Burda et al. (arXiv 1509.00519), section 5.
     """
-    return jax.random.bernoulli(key, pixels.astype(jnp.float32) / 255).astype(jnp.float32)
+    return jax.random.bernoulli(key, intensities(key, pixels)).astype(jnp.float32)
 
 
 def binarize_threshold(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "*x"]:
@@ -77,12 +83,24 @@ def binarize_threshold(key: PRNGKey, pixels: Num[Array, "*x"]) -> Float[Array, "
 
     Args:
         key: not used.
-        pixels: whole numbers from 0 to 255.
+        pixels: uint8, 0 to 255.
 
     Returns:
         Zeros and ones, of the same shape.
+
+    Raises:
+        TypeError: as in `intensities`.
     """
-    return (pixels >= 128).astype(jnp.float32)
+    return (_levels(pixels) >= 128).astype(jnp.float32)
+
+
+def _levels(pixels: Num[Array, "*x"]) -> Num[Array, "*x"]:
+    if pixels.dtype != jnp.uint8:
+        raise TypeError(
+            f"pixels of type {pixels.dtype}: uint8 is needed, 0 to 255; what is x already goes "
+            "through `as_stored`, and tokens through `tokens_as_stored`"
+        )
+    return pixels
 
 
 BINARIZE: dict[str, Preprocess] = {

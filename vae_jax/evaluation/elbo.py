@@ -76,8 +76,8 @@ def estimate_elbo(
         preprocess: from one stored example to x.
         params: the model's parameters.
         data: the stored examples.
-        count: how many of them are averaged, from the first, and at least 1; those behind only
-            give data sets of several lengths one shape, and so one program. None: all.
+        count: how many of them are averaged, from the first, at least 1 and at most all; those
+            behind only give data sets of several lengths one shape, and so one program. None: all.
         batch_size: examples that are in memory at once; the last batch may be short.
         num_samples: samples of each posterior; more where there are few examples.
 
@@ -94,9 +94,9 @@ def estimate_elbo(
         >>> from vae_jax.preprocess import intensities
         >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
         >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
-        >>> key = jax.random.key(0)
+        >>> key, images = jax.random.key(0), jnp.zeros((5, 8, 8, 1), jnp.uint8)
         >>> params = vae.init(key)
-        >>> estimate = estimate_elbo(key, vae, intensities, params, jnp.zeros((5, 8, 8, 1)))
+        >>> estimate = estimate_elbo(key, vae, intensities, params, images)
         >>> bool(estimate.elbo < 0)
         True
 
@@ -107,7 +107,7 @@ def estimate_elbo(
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
-    n = len(data) if count is None else count
+    n = len(data) if count is None else jnp.clip(count, 1, len(data))
     size = min(batch_size, len(data))
     num_batches = -(-len(data) // size)
 

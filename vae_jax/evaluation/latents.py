@@ -77,9 +77,9 @@ def encode_all(
         >>> from vae_jax.preprocess import binarize_dynamic
         >>> networks = mlp((16,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1)
         >>> vae = make_vae(*networks, bernoulli(), x_shape=(8, 8, 1), latent_dim=2)
-        >>> key = jax.random.key(0)
+        >>> key, images = jax.random.key(0), jnp.zeros((5, 8, 8, 1), jnp.uint8)
         >>> params = vae.init(key)
-        >>> encode_all(key, vae, binarize_dynamic, params, jnp.zeros((5, 8, 8, 1))).mean.shape
+        >>> encode_all(key, vae, binarize_dynamic, params, images).mean.shape
         (5, 2)
     """
     if len(data) == 0 or batch_size < 1:
