@@ -264,6 +264,22 @@ def test_an_image_is_the_sum_over_its_pixels(row_of_single_dimensions, key):
     np.testing.assert_allclose(whole, pixels.sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(6, 6), ()])
+def test_a_log_probability_of_another_shape_is_refused(shape):
+    """`theta - x` for `theta[..., 0] - x` would be summed over every pair of dimensions."""
+    own = LIKELIHOODS["bernoulli"]()._replace(log_prob_per_dim=lambda theta, x: jnp.zeros(shape))
+    with pytest.raises(ValueError, match="of 6 dimensions has shape"):
+        own.log_prob(jnp.zeros((2, 3, 1)), jnp.zeros((2, 3)))
+
+
+def test_whole_numbers_are_as_probable_as_floats(row_of_single_dimensions):
+    row = row_of_single_dimensions
+    theta = row.theta(row.thetas[0])
+    for x in (0, 1):
+        whole = row.likelihood.log_prob(theta, jnp.array([x], jnp.uint8))
+        np.testing.assert_array_equal(whole, row.likelihood.log_prob(theta, row.x(x)))
+
+
 def log_prob(likelihood: Likelihood, theta: list, x: list) -> float:
     return float(jax.jit(likelihood.log_prob)(jnp.array(theta), jnp.array(x)))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from vae_jax.types import Nats, PRNGKey
 
@@ -36,14 +36,19 @@ class Likelihood(NamedTuple):
     sample: Callable[[PRNGKey, Theta], Float[Array, "*x"]]
     theta_dim: int
 
-    def log_prob(self, theta: Theta, x: Float[Array, "*x"]) -> Nats:
+    def log_prob(self, theta: Theta, x: Num[Array, "*x"]) -> Nats:
         """Log p(x | theta) in nats, summed over the dimensions of x.
 
         Raises:
-            ValueError: if theta and x do not fit each other.
+            ValueError: if theta and x do not fit each other, or `log_prob_per_dim` does not give
+                one number for each dimension.
         """
         if theta.shape[:-1] != x.shape:
             raise ValueError(f"theta of shape {theta.shape} does not fit x of shape {x.shape}")
         # Flat, because XLA's CPU compiler sums over three image axes six times slower than
         # over one.
-        return jnp.sum(self.log_prob_per_dim(theta.reshape(-1, theta.shape[-1]), x.reshape(-1)))
+        x = x.reshape(-1).astype(jnp.result_type(theta, x))  # bits may be whole numbers
+        nats = self.log_prob_per_dim(theta.reshape(-1, theta.shape[-1]), x)
+        if nats.shape != (x.size,):  # or [n, 1] less [n] would be summed as [n, n]
+            raise ValueError(f"log_prob_per_dim of {x.size} dimensions has shape {nats.shape}")
+        return jnp.sum(nats)
