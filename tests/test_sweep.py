@@ -321,6 +321,9 @@ def assert_frozen(
         assert_same_bits(at(later, i), at(after, i))
         assert (CAUSES[int(report.status.cause[i])], int(report.status.step[i])) == (cause, step)
         assert_same_bits(at(later_report.status, i), at(report.status, i))
+        # No number of it passes for the best.
+        assert np.isnan(later_report.test.elbo[i])
+        assert np.isnan(later_report.metrics["elbo"][i])
         assert_same_bits(at(after.status, i), at(report.status, i))
     for i in others:
         assert after.train.alive[i]

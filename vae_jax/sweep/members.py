@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def make_members(
     Args:
         hypers: the numbers of each.
         seeds: the seed of each; equal seeds share weights, shuffling and noise.
-        splits: which part of `Subsets` each has; none is needed where all see all the data.
+        splits: which part of `Subsets` each has, from 0; none is needed where all see all the data.
         size: members to fill up to, with ones that are never trained.
         num_seeds: seeds to fill up to, so that programs of different members are one.
         together: members to a run, which share their noise; a divisor of `side_by_side`.
@@ -115,6 +116,7 @@ def make_members(
         raise ValueError(f"{len(hypers)} members with {len(seeds)} seeds: one each is needed")
     if len(splits) not in (0, len(hypers)):
         raise ValueError(f"{len(hypers)} members with {len(splits)} splits: one each is needed")
+    seeds = [operator.index(seed) for seed in seeds]
     unique = list(dict.fromkeys(seeds))
     missing = max(0, size - len(hypers))
     filled = [*hypers, *[hypers[-1]] * missing]
@@ -130,7 +132,7 @@ def make_members(
         seed=np.array(indices[::together], np.int32),
         seeds=np.array(unique + unique[-1:] * (num_seeds - len(unique)), np.int32),
         real=np.arange(len(filled)) < len(hypers),
-        split=np.array([*(splits or [0] * len(hypers)), *[0] * missing], np.int32),
+        split=np.array([*(splits if len(splits) else [0] * len(hypers)), *[0] * missing], np.int32),
     )
 
 

@@ -70,7 +70,7 @@ class Population(NamedTuple):
 class Report(NamedTuple):
     """What the host reads of an epoch: small arrays, whole in every process.
 
-    Those of a member that was frozen before mean nothing.
+    Those of a member that was frozen before are NaN, so that none passes for the best one.
 
     Attributes:
         metrics: of training.
@@ -193,7 +193,7 @@ def make_sweep(
 
         def skip(member: Population) -> tuple[Population, Report]:
             _, report = jax.eval_shape(train, member)
-            return member, _zeros(report)._replace(status=member.status)
+            return member, _nothing(report)._replace(status=member.status)
 
         return choose(member.train.alive, train, skip, member)
 
@@ -301,3 +301,13 @@ def _status(
 
 def _zeros(shapes: PyTree) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _nothing(shapes: PyTree) -> Any:
+    """NaN, and 0 of whole numbers."""
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> Array:
+        value = jnp.nan if jnp.issubdtype(leaf.dtype, jnp.floating) else 0
+        return jnp.full(leaf.shape, value, leaf.dtype)
+
+    return jax.tree.map(fill, shapes)
