@@ -60,7 +60,8 @@ class Imputation:
         # By all columns, as the model is given them all.
         near = KNNImputer(keep_empty_features=True).fit(on_one_scale(split, split.train_features))
         filled = means.copy()
-        filled[:, is_number] = near.transform(on_one_scale(split, holes))[:, is_number]
+        found = np.asarray(near.transform(on_one_scale(split, holes)))
+        filled[:, is_number] = found[:, is_number]
         own = (_rmse(split, holes, values) for values in (means, filled))
         return dict(zip(IMPUTERS, own, strict=True))
 

@@ -307,6 +307,8 @@ def test_a_share_without_a_meaning_is_refused(share):
 
 
 def test_a_threshold_needs_scores():
+    with pytest.raises(ValueError, match="a score is NaN"):
+        threshold_at(np.array([1.0, np.nan]), 0.1)
     with pytest.raises(ValueError, match="0 scores: at least 1 is needed"):
         threshold_at(np.empty(0), 0.1)
 

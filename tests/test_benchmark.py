@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ pytestmark = pytest.mark.usefixtures("compiled_quickly")
 ROOT = Path(__file__).parents[1]
 TINY = {"hidden": (16,), "latent_dim": 2, "batch_size": 32, "dataset": "digits"}
 # A profile of them all: the few that cost most are others from run to run.
-EVERY = {"instructions": 10_000}
+EVERY: dict[str, Any] = {"instructions": 10_000}
 
 
 @pytest.fixture

@@ -158,6 +158,11 @@ def test_the_log_scale_turns_a_density_of_features_into_one_of_the_table(values)
     assert not encoding.log_scale[3:].any()
 
 
+def test_a_kind_that_there_is_not_cannot_be_fitted():
+    with pytest.raises(ValueError, match="column 'b': kind 'numeric' is not of"):
+        fit_encoding(np.zeros((3, 1)), [Column("b", "numeric")])
+
+
 @pytest.mark.parametrize("shape", [(0, 7), (5, 6), (5, 8)])
 def test_values_of_another_shape_cannot_be_fitted(shape):
     with pytest.raises(ValueError, match="at least one row of 7 columns"):

@@ -188,6 +188,21 @@ def test_the_gradient_of_the_bound_matches_finite_differences(network):
             assert float(slope) == pytest.approx(float(along), rel=1e-6)
 
 
+def test_a_model_has_one_number_of_each():
+    with pytest.raises(ValueError, match=r"beta of shape \(2,\): one number is needed"):
+        trainer().init(jax.random.key(0), hyper()._replace(beta=jnp.array([1.0, 4.0])))
+
+
+def test_an_objective_of_ones_own_does_not_rename_the_elbo(images):
+    def bound(terms, hyper, step):
+        return beta().bound(terms, hyper, step)[0], {"elbo": jnp.float32(5), "own": jnp.float32(7)}
+
+    train = make_trainer(image_vae(), beta()._replace(bound=bound), batch_size=100)
+    _, metrics = train.epoch(train.init(jax.random.key(0), hyper()), hyper(), images)
+    assert metrics["elbo"] < 0
+    assert metrics["own"] == 7
+
+
 def test_a_diverged_model_is_rolled_back_and_stays(images):
     train = trainer()
     state = train.init(jax.random.key(0), hyper())

@@ -136,7 +136,7 @@ def make_text_trainer(
         keys = jax.random.split(key_latent, (len(xs), objective.num_samples))
         terms = batch_elbo_terms(keys, vae, trained, shown)
         bound, aux = objective.bound(terms, hyper, step)
-        return -bound, {"loss": -bound} | elbo_metrics(terms) | aux
+        return -bound, aux | {"loss": -bound} | elbo_metrics(terms)
 
     trainer = trainer_of(
         vae,

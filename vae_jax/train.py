@@ -138,7 +138,7 @@ def make_trainer(
         keys = jax.random.split(key, (len(xs), objective.num_samples))
         terms = batch_elbo_terms(keys, vae, params, xs, objective.weigh_z)
         bound, aux = objective.bound(terms, hyper, step)
-        return -bound, {"loss": -bound} | elbo_metrics(terms) | aux
+        return -bound, aux | {"loss": -bound} | elbo_metrics(terms)
 
     return trainer_of(vae, loss, batch_size=batch_size, optimizer=optimizer, preprocess=preprocess)
 
@@ -186,6 +186,12 @@ def trainer_of(
         raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
 
     def init_state(key: PRNGKey, hyper: Hyper) -> TrainState:
+        for name, value in hyper._asdict().items():
+            if jnp.shape(value) != ():
+                raise ValueError(
+                    f"{name} of shape {jnp.shape(value)}: one number is needed; models of several "
+                    "are a sweep"
+                )
         params = vae.init(keys_of(key).init)
         return TrainState(
             params=params,

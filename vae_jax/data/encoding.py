@@ -124,10 +124,13 @@ def fit_encoding(values: Float[np.ndarray, "rows columns"], columns: Sequence[Co
         The encoding. A column that is constant, or missing everywhere, keeps its scale.
 
     Raises:
-        ValueError: if there is no row, or not one column for each.
+        ValueError: if there is no row, or not one column for each, or a column's kind is unknown.
     """
     if len(values) == 0 or values.ndim != 2 or values.shape[1] != len(columns):
         raise ValueError(f"shape {values.shape}: at least one row of {len(columns)} columns")
+    for column in columns:
+        if column.kind not in KINDS:
+            raise ValueError(f"column {column.name!r}: kind {column.kind!r} is not of {KINDS}")
     blocks: list[Block] = []
     column_of: list[int] = []
     for kind in KINDS:

@@ -122,10 +122,12 @@ def threshold_at(scores: Float[np.ndarray, " n"], contamination: float) -> float
         The 1 - contamination quantile, linearly interpolated.
 
     Raises:
-        ValueError: if there are no scores or the share is not allowed.
+        ValueError: if there are no scores, one is NaN, or the share is not allowed.
     """
     if len(scores) == 0:
         raise ValueError("0 scores: at least 1 is needed")
+    if np.isnan(scores).any():
+        raise ValueError("a score is NaN: nothing would exceed the threshold")
     if not 0 < contamination <= 0.5:
         raise ValueError(f"contamination {contamination}: above 0 and at most 0.5 is needed")
     return float(np.quantile(scores, 1 - contamination))

@@ -256,8 +256,8 @@ def _streamed(
     num_batches = -(-num_samples // at_once)
     index = jnp.arange(num_batches * at_once).reshape(num_batches, at_once)
     keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(index)
-    shape = jax.eval_shape(weigh, key)[1]
-    nothing = _Weights(jnp.float32(-jnp.inf), jnp.float32(-jnp.inf))
+    log_w, shape = jax.eval_shape(weigh, key)
+    nothing = _Weights(*2 * (jnp.full((), -jnp.inf, log_w.dtype),))
     start = (nothing, jnp.zeros(shape.shape, shape.dtype))
     total, _ = jax.lax.scan(add, start, (keys, index < num_samples))
     return total
