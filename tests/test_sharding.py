@@ -46,7 +46,8 @@ def on_eight_devices() -> dict[str, str]:
 
 
 def same_bits(a: Any, b: Any) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(leaves(a), leaves(b), strict=True))
+    pairs = zip(leaves(a), leaves(b), strict=True)
+    return all(np.array_equal(x, y, equal_nan=True) for x, y in pairs)
 
 
 def sharded(

@@ -183,9 +183,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         some = X
         if len(X) > _THRESHOLD_ROWS:
             some = X[np.sort(rng.choice(len(X), _THRESHOLD_ROWS, replace=False))]
-        self.offset_ = -threshold_at(-self._score(some), self.contamination)
-        if not np.isfinite(self.offset_):
+        costs = -self._score(some)
+        finite = not np.isnan(costs).any()
+        if not (finite and np.isfinite(threshold := threshold_at(costs, self.contamination))):
             raise diverged(self.learning_rate, self.epochs)
+        self.offset_ = -threshold
         return self
 
     def transform(self, X: Any) -> Float[np.ndarray, "rows latent"]:
