@@ -128,8 +128,11 @@ def _unreadable(said: str, usage: str) -> str:
     flag, _, kind = usage.partition(" ")
     numbers = {"INT": "a whole number", "FLOAT": "a number"}
     needed = next((words for name, words in numbers.items() if name in kind), kind)
-    written = re.search(r"\[.*\]", said)
-    values = as_words(ast.literal_eval(written[0])) if written else said
+    written = re.search(r"(?:: |from )(\[.*\]|'.*'|\".*\")$", said)
+    try:
+        values = as_words(ast.literal_eval(written[1] if written else ""))
+    except (SyntaxError, ValueError):  # a control character, on which the box was broken
+        return f"{said}; {needed} is needed"
     return f"{flag} {values}: {needed} is needed"
 
 

@@ -831,6 +831,10 @@ UNREADABLE = {
     "--beta 1 it's": "--beta 1 it's: a number is needed",
     "--epochs 1.5": "--epochs 1.5: a whole number is needed",
     "--seed 0 1.5": "--seed 0 1.5: a whole number is needed",
+    "--latent-dim x": "--latent-dim x: a whole number is needed",
+    "--latent-dim a'b": "--latent-dim a'b: a whole number is needed",
+    "--scale x": "--scale x: a number is needed",
+    "--objective capacity --capacity 1 x": "--capacity 1 x: a number is needed",
     "--betta 4": "Unrecognized options: --betta, 4; perhaps you meant --beta",
     "stray": "Unrecognized options: stray; --help lists what is allowed",
     "--epochs": "Missing value for argument '--epochs'. Expected 1 values; --help lists what is "
