@@ -94,6 +94,16 @@ def test_a_save_that_would_be_skipped_is_refused(tmp_path, images):
         Checkpoints(tmp_path, keep=0)
 
 
+def test_a_look_sees_what_another_one_has_saved(tmp_path, images):
+    state = state_after(0, images)
+    with Checkpoints(tmp_path) as writer, Checkpoints(tmp_path) as reader:
+        for number in (1, 2):
+            writer.save(number, state)
+            writer.wait()
+            assert reader.latest == number
+            reader.restore(state, number)
+
+
 def test_a_look_removes_nothing_that_is_being_written(tmp_path, images):
     half = tmp_path / "1.orbax-checkpoint-tmp"
     half.mkdir()

@@ -120,6 +120,8 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         with _quiet():
+            if not self._has_saved:
+                self._orbax.reload()  # another one may have written since the last look
             return sorted(saved.step for saved in self._orbax.checkpoints)
 
     @property
@@ -141,6 +143,10 @@ class Checkpoints:
             TypeError: if the tree holds what is no `jax.Array`.
         """
         self.wait()
+        latest = self.latest
+        if latest is not None and number <= latest:  # Orbax would skip it without a word
+            later = f"its number must be above {latest}"
+            raise self._not_saved(number, ValueError(later))
         if not self._has_saved:
             self._close()  # opened to look at what is there
             self._has_saved = True
@@ -150,9 +156,6 @@ class Checkpoints:
             response = self._orbax.save_async(number, state, custom_metadata=manifest)
         except Exception as error:
             raise self._not_saved(number, error) from error
-        if response is None:  # Orbax skips it without a word
-            later = f"its number must be above {self.latest}"
-            raise self._not_saved(number, ValueError(later))
         self._pending = number, response
 
     def wait(self) -> None:
