@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from experiments._evaluation import Settings
-from experiments._evaluation_report import COLUMNS, Evaluation, as_record, error_remark
+from experiments._evaluation_report import COLUMNS, Evaluation, error_remark, evaluation_record
 from experiments._folder import RunFolder
 from experiments._importance import few_samples
 from experiments._progress import print_table
@@ -60,7 +60,9 @@ def write_joint(
     )
     lines += [f"- {remark}" for remark in remarks]
     folder.write_text("evaluation.md", "\n".join(lines).rstrip() + "\n")
-    records = {part: as_record(settings, done, swept(done.results)) for part, done in parts.items()}
+    records = {
+        part: evaluation_record(settings, done, swept(done.results)) for part, done in parts.items()
+    }
     record = {"run": folder.path.parent.name, "left_out": list(left_out), "parts": records}
     folder.write_json("evaluation.json", record)
     sources = {part: done.run.task.source for part, done in parts.items()}

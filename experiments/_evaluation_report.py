@@ -98,7 +98,7 @@ def write_evaluation(settings: Settings, done: Evaluation, folder: RunFolder) ->
     if along is not None:
         lines += ["", *_along(along)]
     folder.write_text("evaluation.md", "\n".join(lines) + "\n")
-    folder.write_json("evaluation.json", as_record(settings, done, along))
+    folder.write_json("evaluation.json", evaluation_record(settings, done, along))
     _draw_page(settings, done, folder)
     written = ["evaluation.md", "evaluation.json", "evaluation.png"]
     title = f"{task.title} · {task.table}"
@@ -110,7 +110,7 @@ def write_evaluation(settings: Settings, done: Evaluation, folder: RunFolder) ->
     print(f"{', '.join(written)}: in {folder.path}")
 
 
-def as_record(settings: Settings, done: Evaluation, along: Swept | None) -> dict[str, Any]:
+def evaluation_record(settings: Settings, done: Evaluation, along: Swept | None) -> dict[str, Any]:
     """What `evaluation.json` holds of a run."""
     task = done.run.task
     record = {

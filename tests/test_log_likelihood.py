@@ -54,6 +54,14 @@ def test_with_the_true_posterior_every_k_gives_log_p(linear, key, num_samples):
     np.testing.assert_allclose(found.effective_samples, num_samples, rtol=1e-4)
 
 
+def test_in_float64_it_has_the_digits_of_float64(linear, key):
+    with jax.enable_x64(True):
+        found = estimates(key, oracles.as_vae(linear.model), jnp.asarray(linear.xs, float), 3)
+        assert found.log_likelihood.dtype == np.float64
+        log_p = oracles.log_marginal(linear.model, np.asarray(linear.xs, float))
+        np.testing.assert_allclose(found.log_likelihood, log_p, rtol=1e-10)
+
+
 def test_with_a_wrong_posterior_the_estimate_rises_to_log_p(linear, key):
     vae, repeats = oracles.as_vae(linear.model, posterior_shift=0.4), 4000
 

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ def test_pixels_become_intensities_or_bits(key):
     assert set(np.unique(bits)) == {0, 1}
     # Four standard errors of 10,000 bits.
     assert float(bits.mean()) == pytest.approx(127 / 255, abs=4 * 0.5 / 100)
+    again = BINARIZE["dynamic"](jax.random.key(1), jnp.repeat(PIXELS[1:2], 10_000))
+    assert not jnp.array_equal(bits, again)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.uint16, jnp.int32])

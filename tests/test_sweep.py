@@ -579,7 +579,8 @@ def test_chunks_of_a_sweep_have_the_longest_runs_that_fit(seeds, chunk, together
 def test_splits_of_unequal_length_are_one_program_and_count_each_row_once(images, test_images):
     """What fills a split up is not in its mean; training has none, as a sweep says."""
     sweep, hypers = sweep_of("map"), [one.hyper for one in GRID]
-    members = make_members(hypers, [one.seed for one in GRID], splits=[0, 1, 0, 1, 0, 1])
+    splits = np.array([0, 1, 0, 1, 0, 1])
+    members = make_members(hypers, np.array([one.seed for one in GRID]), splits=splits)
     population, before = sweep.init(members), compilations(sweep.evaluate)
     rows, counts = np.arange(2)[:, None] + np.arange(20), np.array([20, 3])
     places, evaluated = np.arange(20) < counts[:, None], []

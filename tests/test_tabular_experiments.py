@@ -458,8 +458,9 @@ def test_the_nearest_rows_are_found_by_every_column(tmp_path):
     imputation = Imputation(None, 1, 0.5)  # pyright: ignore[reportArgumentType]
     holes = imputation.holes(split, is_number)
     means, nearest = imputation.by_others(split, holes, is_number).values()
+    # Of some 20 cells: two standard errors of a root mean square, 1 / sqrt(2 * 20) each.
     assert means == pytest.approx(1, abs=0.3)
-    # Five rows of the city: 0.1 sqrt(1 + 1 / 5), in standard deviations, which are 4.
+    # Five rows of the city: 0.1 sqrt(1 + 1 / 5) in standard deviations, which are 4, is 0.027.
     assert nearest < 0.05
 
 

@@ -188,9 +188,14 @@ def test_the_gradient_of_the_bound_matches_finite_differences(network):
             assert float(slope) == pytest.approx(float(along), rel=1e-6)
 
 
-def test_a_model_has_one_number_of_each():
-    with pytest.raises(ValueError, match=r"beta of shape \(2,\): one number is needed"):
-        trainer().init(jax.random.key(0), hyper()._replace(beta=jnp.array([1.0, 4.0])))
+def test_a_model_has_one_number_of_each(images):
+    several: list[Any] = [jnp.array([1.0, 4.0]), [1.0, 4.0], None]
+    for betas in several:
+        with pytest.raises(ValueError, match=r"^beta: one number is needed"):
+            trainer().init(jax.random.key(0), hyper()._replace(beta=betas))
+    state = trainer().init(jax.random.key(0), hyper())
+    with pytest.raises(ValueError, match=r"^beta: one number is needed"):
+        trainer().epoch(state, hyper()._replace(beta=several[0]), images)
 
 
 def test_an_objective_of_ones_own_does_not_rename_the_elbo(images):
@@ -301,19 +306,6 @@ def test_active_dimensions_are_those_that_cost_something():
     assert int(estimate.active_dims) == 2
     assert float(estimate.kl) == pytest.approx(3.02)
     assert float(estimate.elbo) == pytest.approx(-93.02)
-
-
-def test_binarisation():
-    key = jax.random.key(0)
-    pixels = jnp.array([0, 127, 128, 255], jnp.uint8)
-    np.testing.assert_allclose(BINARIZE["none"](key, pixels), np.array([0, 127, 128, 255]) / 255)
-    assert BINARIZE["threshold"](key, pixels).tolist() == [0, 0, 1, 1]
-    n = 20_000
-    bits = BINARIZE["dynamic"](key, jnp.full((n,), 51, jnp.uint8))
-    assert set(np.unique(bits)) == {0.0, 1.0}
-    assert abs(bits.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / n)
-    again = BINARIZE["dynamic"](jax.random.key(1), jnp.full((n,), 51, jnp.uint8))
-    assert not jnp.array_equal(bits, again)
 
 
 def test_compiler_options_are_those_that_xla_has():

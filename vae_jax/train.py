@@ -113,8 +113,8 @@ def make_trainer(
         log-variance of any posterior up to there.
 
     Raises:
-        ValueError: if the batch size or the objective's samples are under 1; when an epoch is
-            run, if the batch size is larger than the data.
+        ValueError: if the batch size or the objective's samples are under 1; when it is run, if
+            the batch size is larger than the data, or a setting of `Hyper` is not one number.
 
     Example:
         >>> from vae_jax.likelihoods import bernoulli
@@ -186,12 +186,7 @@ def trainer_of(
         raise ValueError(f"batch_size {batch_size}: at least 1 is needed")
 
     def init_state(key: PRNGKey, hyper: Hyper) -> TrainState:
-        for name, value in hyper._asdict().items():
-            if jnp.shape(value) != ():
-                raise ValueError(
-                    f"{name} of shape {jnp.shape(value)}: one number is needed; models of several "
-                    "are a sweep"
-                )
+        _check_numbers(hyper)
         params = vae.init(keys_of(key).init)
         return TrainState(
             params=params,
@@ -209,6 +204,7 @@ def trainer_of(
     def step_by(
         keys: StepKeys, state: TrainState, hyper: Hyper, batch: Num[Array, "batch *x"]
     ) -> tuple[TrainState, Metrics]:
+        _check_numbers(hyper)
         xs = jax.vmap(preprocess)(jax.random.split(keys.preprocess, len(batch)), batch)
 
         def of_params(params: Params) -> tuple[Nats, Metrics]:
@@ -327,6 +323,14 @@ class StepKeys(NamedTuple):
 def keys_of_step(root_key: PRNGKey, step: Step) -> StepKeys:
     """The keys of a step of a run."""
     return StepKeys(*jax.random.split(jax.random.fold_in(keys_of(root_key).steps, step)))
+
+
+def _check_numbers(hyper: Hyper) -> None:
+    """Refuse several numbers of one, over which a bound would be averaged."""
+    for name, value in hyper._asdict().items():
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(value)]
+        if shapes != [()]:
+            raise ValueError(f"{name}: one number is needed; models of several are a sweep")
 
 
 def _squares_of_bias_gradients(grads: Params) -> Float[Array, ""]:

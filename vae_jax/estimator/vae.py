@@ -74,7 +74,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
             probabilistic PCA).
         contamination: share of the rows that `predict` calls outliers, by which `offset_` is
             set; above 0, at most 0.5.
-        num_samples: samples of z behind `score_samples` and `impute`.
+        num_samples: samples of z behind `score_samples` and `impute`, as it was at `fit`.
         random_state: of the weights, the minibatches, the noise and `sample`.
         verbose: whether to print a line of progress now and then.
 

@@ -85,7 +85,8 @@ def estimate_elbo(
         The averages, in nats per example: of log p(x | z), and of the KL of each latent dimension.
 
     Raises:
-        ValueError: if there are no data, or the batch size or num_samples is under 1.
+        ValueError: if there are no data, the batch size or num_samples is under 1, or the count,
+            where it is known, is not one of the data.
 
     Example:
         >>> from vae_jax.likelihoods import bernoulli
@@ -107,7 +108,9 @@ def estimate_elbo(
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
-    n = len(data) if count is None else jnp.clip(count, 1, len(data))
+    if not (count is None or isinstance(count, jax.core.Tracer) or 1 <= int(count) <= len(data)):
+        raise ValueError(f"count {count}: 1 to the {len(data)} examples are needed")
+    n = len(data) if count is None else jnp.minimum(count, len(data))
     size = min(batch_size, len(data))
     num_batches = -(-len(data) // size)
 

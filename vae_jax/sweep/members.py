@@ -88,9 +88,9 @@ def evaluated_part(data: Data, split: Int[ArrayLike, ""]) -> tuple[Array, ...]:
 
 def make_members(
     hypers: Sequence[Hyper],
-    seeds: Sequence[int],
+    seeds: Sequence[int] | Int[np.ndarray, " member"],
     *,
-    splits: Sequence[int] = (),
+    splits: Sequence[int] | Int[np.ndarray, " member"] = (),
     size: int = 0,
     num_seeds: int = 0,
     together: int = 1,

@@ -70,7 +70,8 @@ class Population(NamedTuple):
 class Report(NamedTuple):
     """What the host reads of an epoch: small arrays, whole in every process.
 
-    Those of a member that was frozen before are NaN, so that none passes for the best one.
+    Those of a member that was frozen before are NaN, so that none passes for the best one, and
+    0 where they are whole numbers.
 
     Attributes:
         metrics: of training.
