@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from vae_jax.model import VAE, batch_elbo_terms
@@ -108,7 +109,7 @@ def estimate_elbo(
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
-    if not (count is None or isinstance(count, jax.core.Tracer) or 1 <= int(count) <= len(data)):
+    if not (count is None or isinstance(count, Tracer) or 1 <= int(count) <= len(data)):
         raise ValueError(f"count {count}: 1 to the {len(data)} examples are needed")
     n = len(data) if count is None else jnp.minimum(count, len(data))
     size = min(batch_size, len(data))
