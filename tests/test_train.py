@@ -284,6 +284,16 @@ def test_the_estimate_does_not_depend_on_the_batch_size(n, batch_size, binarize,
     )
 
 
+def test_an_estimate_of_as_many_as_there_are(images):
+    """What stands behind the count is not averaged, and a count that cannot be is NaN."""
+    vae, key = image_vae(), jax.random.key(1)
+    params, data = vae.init(jax.random.key(0)), images[:5]
+    of = functools.partial(estimate_elbo, key, vae, intensities, params)
+    assert float(of(data, jnp.int32(3)).elbo) == pytest.approx(float(of(data[:3]).elbo), rel=1e-6)
+    for count in (-1, 0, 6):
+        assert np.isnan(of(data, jnp.int32(count)).elbo)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def one_example(key, vae, preprocess, params, image):
     key_preprocess, key_latent = jax.random.split(key)

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Key, Num
 
 from vae_jax.model import VAE, batch_elbo_terms
@@ -77,8 +76,9 @@ def estimate_elbo(
         preprocess: from one stored example to x.
         params: the model's parameters.
         data: the stored examples.
-        count: how many of them are averaged, from the first, at least 1 and at most all; those
-            behind only give data sets of several lengths one shape, and so one program. None: all.
+        count: how many of them are averaged, from the first, at least 1 and at most all, or the
+            averages are NaN; those behind only give data sets of several lengths one shape, and so
+            one program. None: all.
         batch_size: examples that are in memory at once; the last batch may be short.
         num_samples: samples of each posterior; more where there are few examples.
 
@@ -86,8 +86,7 @@ def estimate_elbo(
         The averages, in nats per example: of log p(x | z), and of the KL of each latent dimension.
 
     Raises:
-        ValueError: if there are no data, the batch size or num_samples is under 1, or the count,
-            where it is known, is not one of the data.
+        ValueError: if there are no data, or the batch size or num_samples is under 1.
 
     Example:
         >>> from vae_jax.likelihoods import bernoulli
@@ -109,9 +108,9 @@ def estimate_elbo(
         raise ValueError(f"{len(data)} examples in batches of {batch_size}: at least 1 is needed")
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
-    if not (count is None or isinstance(count, Tracer) or 1 <= int(count) <= len(data)):
-        raise ValueError(f"count {count}: 1 to the {len(data)} examples are needed")
-    n = len(data) if count is None else jnp.minimum(count, len(data))
+    n: Int[ArrayLike, ""] = len(data)
+    if count is not None:  # of none the average is 0 / 0
+        n = jnp.where((count >= 1) & (count <= len(data)), count, 0)
     size = min(batch_size, len(data))
     num_batches = -(-len(data) // size)
 
