@@ -143,10 +143,6 @@ class Checkpoints:
             TypeError: if the tree holds what is no `jax.Array`.
         """
         self.wait()
-        latest = self.latest
-        if latest is not None and number <= latest:  # Orbax would skip it without a word
-            later = f"its number must be above {latest}"
-            raise self._not_saved(number, ValueError(later))
         if not self._has_saved:
             self._close()  # opened to look at what is there
             self._has_saved = True
@@ -156,6 +152,11 @@ class Checkpoints:
             response = self._orbax.save_async(number, state, custom_metadata=manifest)
         except Exception as error:
             raise self._not_saved(number, error) from error
+        # Not by a look ahead: a process that finds the folder there would open Orbax once more than
+        # one that does not, and Orbax waits for all processes.
+        if response is None:
+            later = f"its number must be above {self.latest}"
+            raise self._not_saved(number, ValueError(later))
         self._pending = number, response
 
     def wait(self) -> None:
@@ -208,11 +209,12 @@ class Checkpoints:
             DamagedError: if a file of it is damaged.
         """
         self.wait()
-        number = self.latest if number is None else number
-        if number is None:
+        numbers = self.numbers
+        if not numbers:
             raise CheckpointError(f"{self._folder}: there is no checkpoint to restore")
-        if number not in self.numbers:
-            there = ", ".join(map(str, self.numbers)) or "none"
+        number = numbers[-1] if number is None else number
+        if number not in numbers:
+            there = ", ".join(map(str, numbers))
             raise CheckpointError(f"{self._named(number)} is not there; there are: {there}")
         where = self._named(number)
         abstract = jax.tree.map(
