@@ -184,8 +184,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseE
         if len(X) > _THRESHOLD_ROWS:
             some = X[np.sort(rng.choice(len(X), _THRESHOLD_ROWS, replace=False))]
         costs = -self._score(some)
-        finite = not np.isnan(costs).any()
-        if not (finite and np.isfinite(threshold := threshold_at(costs, self.contamination))):
+        threshold = np.nan if np.isnan(costs).any() else threshold_at(costs, self.contamination)
+        if not np.isfinite(threshold):
             raise diverged(self.learning_rate, self.epochs)
         self.offset_ = -threshold
         return self

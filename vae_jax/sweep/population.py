@@ -206,7 +206,7 @@ def make_sweep(
         own = evaluated_part(test, split)
 
         def skip(params: Params) -> ElboEstimate:
-            return _zeros(jax.eval_shape(evaluate, params, *own))
+            return _nothing(jax.eval_shape(evaluate, params, *own))
 
         always = member.train.step >= 0
         return choose(always, lambda params: evaluate(params, *own), skip, member.train.params)
@@ -298,10 +298,6 @@ def _status(
         step=jnp.where(good, 0, start + last).astype(jnp.int32),
         max_log_var=jnp.where(good, 0.0, metrics["max_log_var"]).astype(jnp.float32),
     )
-
-
-def _zeros(shapes: PyTree) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _nothing(shapes: PyTree) -> Any:
