@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments._anomaly_options import Config
 from experiments._completed import complete
-from experiments._folds import as_subsets, each_once, split_of, spread_over_cores
+from experiments._folds import as_subsets, each_once, split_of
 from experiments._images import image_vae
 from experiments._outliers import Detection, image_tasks, table_tasks
 from vae_jax.data import load_images
@@ -74,9 +74,6 @@ def of_table(config: Config, name: str) -> Problem:
         for key, split in splits.items()
     ]
     data, test = as_subsets(normals)
-    if not config.distributed:
-        models = len(splits) * len(config.beta)
-        spread_over_cores(models, data)
     first = next(iter(splits.values()))
     vae = make_table_vae(
         first.encoding.blocks,

@@ -50,7 +50,7 @@ from experiments._timing import (
     spread,
     write_results,
 )
-from vae_jax import figures
+from vae_jax import figures, sharding
 from vae_jax.data import ImageData
 
 # In the order in which a smaller grid takes them; 1 is what single models are trained with.
@@ -59,6 +59,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"members": (24,), "hidden": (512, 256), "latent_dim": 2},
     "gpu": {"members": (1, 4, 16, 64, 256), "hidden": (400,), "latent_dim": 20},
 }
+ONE_DEVICE = "map, one device"
 GOAL_RATIO = 1.0
 GOAL_BYTES = 32.0
 
@@ -158,18 +159,22 @@ def run(config: Sweep) -> None:
         UsageError: if a setting, the data, the device or the folder does not allow it.
     """
     config = resolved(config)
-    files, images = begin("sweep", config)
     size = (config.members or (1,))[0]
+    sharding.split_cpu(min(sharding.num_cores(), size))  # as a run of them does
+    files, images = begin("sweep", config)
     task = mnist.prepare(model_of(config, images, size))[1]
     # First, for it may be refused, and nothing that took longer is lost.
     parameters = num_params(task)
     used = memory(config, images, parameters)
     added = used["bytes_per_parameter_and_member"]
+    mesh = sharding.member_mesh()
     trials = {
         "solo": Trial(task, [yardstick(task.members)], "map"),
-        "map": Trial(task, task.members, "map"),
-        "vmap": Trial(task, task.members, "vmap"),
+        "map": Trial(task, task.members, "map", mesh),
+        "vmap": Trial(task, task.members, "vmap", mesh),
     }
+    if mesh is not None:
+        trials[ONE_DEVICE] = Trial(task, task.members, "map")
     bystanders = Bystanders()
     measures = {name: partial(member_seconds, trial) for name, trial in trials.items()}
     layers = layers_of(images.train_images[0].size, config.hidden or (), config.latent_dim or 0)
@@ -186,6 +191,7 @@ def run(config: Sweep) -> None:
         name: {
             "members": trial.size,
             "execution": trial.execution,
+            "devices": trial.devices,
             "compile_seconds": trial.compile_seconds,
             "first_epoch_seconds": first[name],
             "usual_seconds": trial.compile_seconds
@@ -242,6 +248,7 @@ def run(config: Sweep) -> None:
         {
             "run": name,
             "members": str(one["members"]),
+            "devices": str(one["devices"]),
             **{which: f"{one[f'{which}_seconds']:.3f}" for which in ("median", "min", "max")},
             "times solo": f"{one['ratio_of_medians']:.3f}",
             "by turns": ratio_in_words(one),
@@ -258,10 +265,11 @@ def run(config: Sweep) -> None:
         result,
         rows,
         f"An epoch is {result['images_per_epoch']} images and the evaluation on the test split. "
-        f"Median, minimum and maximum over {config.turns} turns of one epoch, in which the "
-        "three and the matrix products alone alternate in one process. `solo`: one model as "
+        f"Median, minimum and maximum over {config.turns} turns of one epoch, in which these "
+        "and the matrix products alone alternate in one process. `solo`: one model as "
         "`experiments.mnist` trains it, a sweep of one member; `map` and `vmap`: the members one "
-        "after the other in one program, and all at once. Times solo: ratio of the medians; "
+        "after the other in one program, and all at once, spread over as many devices as the "
+        "processor counts as, which share its threads. Times solo: ratio of the medians; "
         "by turns: median and range of the ratios within a turn. Compiling is not in the times; "
         f"{USUAL_EPOCHS} epochs of all: it, and these of every member, what a user waits for. "
         "-ELBO is that of the member at beta 1 with the first seed, nats per image.",

@@ -1,5 +1,6 @@
 """A population of `experiments.mnist` in training, an epoch at a time."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +12,14 @@ from experiments._grid import Member
 from experiments._run import UsageError
 from experiments._sweep import Task
 from vae_jax.evaluation import ElboEstimate
-from vae_jax.sharding import place
+from vae_jax.sharding import Mesh, num_shards, place
 from vae_jax.sweep import (
     Execution,
     Population,
     make_members,
     make_sweep,
     place_members,
+    plan_chunks,
     side_by_side,
 )
 from vae_jax.types import Params
@@ -30,17 +32,27 @@ class Trial:
         task: what is trained.
         members: which of its members.
         execution: of `make_sweep`.
+        mesh: the devices that the members are spread over, or None for one.
     """
 
-    def __init__(self, task: Task, members: Sequence[Member], execution: Execution) -> None:
+    def __init__(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        execution: Execution,
+        mesh: Mesh | None = None,
+    ) -> None:
         self.execution: Execution = execution
         self.size = len(members)
-        sweep = make_sweep(task.trainer, task.evaluate, execution=execution)
+        self.devices = num_shards(mesh)
+        sweep = make_sweep(task.trainer, task.evaluate, execution=execution, mesh=mesh)
         hypers, seeds = [member.hyper for member in members], [member.seed for member in members]
-        lined_up = make_members(hypers, seeds, together=side_by_side(seeds))
-        self._members = place_members(lined_up, None)
+        size = plan_chunks(self.size, shards=num_shards(mesh)).chunk
+        together = math.gcd(size, side_by_side(seeds))
+        lined_up = make_members(hypers, seeds, size=size, together=together)
+        self._members = place_members(lined_up, mesh)
         self._population = sweep.init(self._members)
-        self._data, self._test = place((task.data, task.test), None)
+        self._data, self._test = place((task.data, task.test), mesh)
         began = time.perf_counter()
         lowered = sweep.epoch.lower(self._population, self._members, self._data, self._test)
         self._epoch = lowered.compile()

@@ -11,7 +11,31 @@ import numpy as np
 from experiments._grid import Member
 from experiments._program import Chunk, Loop, bytes_of_state, bytes_used, compiled
 from vae_jax import sharding
-from vae_jax.sweep import Plan, plan_chunks, side_by_side
+from vae_jax.sweep import Data, Execution, Plan, Subsets, plan_chunks, side_by_side
+
+# Models that a device needs to be worth its while: one after the other they leave a core idle
+# that another device can use, all at once they need some to fill a core.
+FEWEST_MODELS = {"map": 1, "vmap": 8}
+MOST_COPIED = 256e6  # bytes of the examples, on all devices together
+
+
+def spread_over_cores(models: int, data: Data, execution: Execution) -> None:
+    """Count the processor as a device for each core, as far as there are models, before JAX starts.
+
+    The products of a small minibatch do not keep two threads busy. Devices share the threads of
+    the processor, so that a product is cut up as before, and models that are trained one after
+    the other keep their bits.
+
+    Args:
+        models: to be trained as one program.
+        data: what they are trained on. Examples that may be written to are copied to each
+            device; if that takes too much memory, all models stay on one.
+        execution: of `make_sweep`, on a CPU.
+    """
+    devices = min(sharding.num_cores(), models // FEWEST_MODELS[execution])
+    examples = np.asarray(data.examples if isinstance(data, Subsets) else data)
+    if not examples.flags.writeable or examples.nbytes * devices <= MOST_COPIED:
+        sharding.split_cpu(devices)
 
 
 def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
@@ -38,9 +62,11 @@ def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
     return plan_chunks(len(members), None, None, chunk=loop.chunk, shards=shards)
 
 
-def described_plan(plan: Plan, execution: str) -> str:
-    """`24 models (map): 431 MB of 18,000 MB free on a device`."""
+def described_plan(plan: Plan, execution: str, devices: int) -> str:
+    """`24 models (map) on 2 devices: 431 MB of 9,000 MB free on a device`."""
     words = f"{sum(plan.sizes)} models ({execution})"
+    if devices > 1:
+        words += f" on {devices} devices"
     if len(plan.sizes) > 1:
         words += f" in {len(plan.sizes)} chunks of {plan.sizes[0]}"
     if plan.free_bytes is not None:

@@ -6,12 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments._grid import Member
-from vae_jax import sharding
 from vae_jax.data import Encoding, Table, fit_encoding
 from vae_jax.sweep import Subsets
-
-MOST_COPIED = 256e6  # bytes of the training rows, on all devices together
-FEWEST_MODELS = 8  # on a device
 
 
 class Split(NamedTuple):
@@ -130,16 +126,6 @@ def labels_of(labels: np.ndarray, splits: Sequence[Split]) -> tuple[np.ndarray, 
     """The classes of the examples of `as_subsets`."""
     train, test = ([labels[getattr(split, half)] for split in splits] for half in ("train", "test"))
     return np.concatenate(train), np.concatenate(test)
-
-
-def spread_over_cores(models: int, data: Subsets) -> None:
-    """Give every core its share of many small models, before JAX starts.
-
-    Each device has a copy of the data, so large tables stay on one, whose threads they share.
-    """
-    cores = sharding.num_cores()
-    if np.asarray(data.examples).nbytes * cores <= MOST_COPIED:
-        sharding.split_cpu(min(cores, models // FEWEST_MODELS))
 
 
 def over_folds(members: Sequence[Member], seeds: Sequence[int], folds: int) -> list[Member]:

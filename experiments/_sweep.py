@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments._chunks import chunks_of, described_plan, plan_of
+from experiments._chunks import chunks_of, described_plan, plan_of, spread_over_cores
 from experiments._folder import NOT_THE_MODEL, RunFolder, as_json, filled_up, first_difference
 from experiments._grid import Member
 from experiments._options import RunOptions, slice_of
@@ -104,7 +104,11 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         folder = _folder(config, task)
         resume = config.resume or (config.requeue and (folder.path / "config.json").is_file())
         folder.check_free(overwrite=config.overwrite, resume=resume)
-        config = _resolved(config, task, folder if resume else None)
+        before = folder.read_json("config.json") if resume else {}
+        if not config.distributed:
+            execution = _execution(config, before, task.execution)
+            spread_over_cores(len(members), task.data, execution)
+        config = _resolved(config, task, before)
         if resume:
             folder.check_same_model(config)
             folder.check_same_data(task.source)
@@ -120,7 +124,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
         )
 
     mesh = sharding.member_mesh()
-    execution: Execution = "vmap" if config.execution == "vmap" else "map"
+    execution = _execution(config, {}, task.execution)
     loop = Loop(
         sweep=make_sweep(
             task.trainer,
@@ -156,7 +160,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     sharding.any_of(False)  # the folder is there for all
     print(f"{task.source['source']}\n{folder.path}", flush=True)
     if len(members) > 1:
-        print(described_plan(plan, config.execution), flush=True)
+        print(described_plan(plan, execution, sharding.num_shards(mesh)), flush=True)
 
     first = {member.name for member in task.members if member.seed == task.members[0].seed}
     everyone = {member.name for member in task.members}
@@ -222,7 +226,8 @@ def _folder(config: RunOptions, task: Task) -> RunFolder:
                     f"{path}: slices of a sweep are in it; --merge joins them, --name gives "
                     "another name"
                 )
-    return RunFolder(path, writes=sharding.is_first())
+    # Asking which process this is starts JAX, before its devices are chosen.
+    return RunFolder(path, writes=not config.distributed or sharding.is_first())
 
 
 def check_slices(run: RunFolder, slices: int, config: RunOptions | None = None) -> None:
@@ -253,19 +258,23 @@ def check_slices(run: RunFolder, slices: int, config: RunOptions | None = None) 
                     )
 
 
-def _resolved(config: RunOptions, task: Task, saved: RunFolder | None) -> RunOptions:
+def _resolved(config: RunOptions, task: Task, before: dict[str, Any]) -> RunOptions:
     """The configuration with its execution, and on resuming with the chunks of before.
 
     A resumed run goes on as it was started, so that it ends in the same bits.
     """
-    before = {} if saved is None else saved.read_json("config.json")
-    execution = config.execution
-    if execution == "auto":
-        default = task.execution if jax.default_backend() == "cpu" else "vmap"
-        execution = before.get("execution", default)
-        check(execution in ("map", "vmap"), "--execution", execution, "map or vmap is needed")
+    default = task.execution if jax.default_backend() == "cpu" else "vmap"
+    execution = _execution(config, before, default)
     chunk = before.get("chunk") if config.chunk is None else config.chunk
     return dataclasses.replace(config, execution=execution, chunk=chunk)
+
+
+def _execution(config: RunOptions, before: dict[str, Any], default: Execution) -> Execution:
+    """What was asked for, or else that of a run to go on with, or else the device's usual one."""
+    said = config.execution
+    said = before.get("execution", default) if said == "auto" else said
+    check(said in ("map", "vmap"), "--execution", said, "map or vmap is needed")
+    return "vmap" if said == "vmap" else "map"
 
 
 def _left(folder: RunFolder) -> list[str]:

@@ -185,8 +185,6 @@ def _title(config: Config, name: str) -> str:
 def prepare(config: Config) -> tuple[Config, Task]:
     """Load the data of one run and build what is trained.
 
-    Small models also say how many devices JAX starts with (`spread_over_cores`).
-
     Args:
         config: of one data set and latent size, with its defaults filled in; the data set may
             be named as that of a run that is saved.

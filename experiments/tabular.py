@@ -10,7 +10,6 @@ from experiments._folds import (
     cross_validation,
     labels_of,
     over_folds,
-    spread_over_cores,
 )
 from experiments._grid import Axis, grid, short, shown_axes
 from experiments._imputation import Imputation
@@ -175,8 +174,6 @@ def run(config: Config) -> None:
 def prepare(config: Config) -> tuple[Config, Task]:
     """Load the table, deal it into folds and build what is trained.
 
-    Small models also say how many devices JAX starts with (`spread_over_cores`).
-
     Args:
         config: with its defaults filled in.
 
@@ -205,8 +202,6 @@ def prepare(config: Config) -> tuple[Config, Task]:
     config = dataclasses.replace(config, batch_size=batch)
     data, test = as_subsets(splits)
     members = over_folds(grid(axes_of(config), config.seed, lead="beta"), config.seed, config.folds)
-    if not config.distributed:
-        spread_over_cores(len(members), data)
 
     vae = make_table_vae(
         splits[0].encoding.blocks,

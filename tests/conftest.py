@@ -20,6 +20,8 @@ import pytest
 from jax._src import compiler
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# One device, whatever test is the first: an experiment would count each core as one.
+jax.devices()
 # The first call compiles, so a deadline would measure XLA; the same examples in every run.
 hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("here")

@@ -16,11 +16,13 @@ from command_line import ROOT, command, environment, run_of
 from test_experiments import TINY, rows_of
 from test_sweep import One, at, distance, evaluation, leaves, rounding, sweep_of, train, trainer_of
 
+from experiments._chunks import spread_over_cores
 from vae_jax import sharding
 from vae_jax.data import load_images
 from vae_jax.sweep import (
     Population,
     Report,
+    Subsets,
     Sweep,
     make_members,
     make_sweep,
@@ -157,14 +159,15 @@ def test_a_layout_gives_the_same_bits_again(case, seen):
 
 @pytest.mark.slow
 def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path):
-    """Three models on eight devices, and one after the other on one.
+    """Three models on eight devices, on as many as a run chooses, and one after the other on one.
 
     XLA has a thread for each device, and NPROC at least; with another number of threads the
     sums of the report (not the weights) are rounded otherwise.
     """
     runs = {}
     flags = (*TINY, "--epochs", "2", "--beta", "0.5", "1", "4", "--figures", "none")
-    for name, env in (("eight", on_eight_devices()), ("one", environment())):
+    one = {**environment(), "JAX_NUM_CPU_DEVICES": "1"}
+    for name, env in (("eight", on_eight_devices()), ("chosen", environment()), ("one", one)):
         env = {**env, "NPROC": str(DEVICES), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
         done = subprocess.run(
             command(*flags, "--name", name),
@@ -177,15 +180,16 @@ def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path):
         )
         assert (done.returncode, done.stderr) == (0, "")
         runs[name] = run_of(tmp_path, done.stdout)
-    provenance = json.loads((runs["eight"] / "provenance.json").read_text("utf-8"))
-    assert len(provenance["runs"][0]["devices"]) == DEVICES
+    for name, devices in {"eight": DEVICES, "chosen": 3, "one": 1}.items():
+        provenance = json.loads((runs[name] / "provenance.json").read_text("utf-8"))
+        assert len(provenance["runs"][0]["devices"]) == devices
     rows = rows_of(runs["eight"])
     assert len(rows) == 3 * 2
-    assert rows == rows_of(runs["one"])
+    assert rows == rows_of(runs["one"]) == rows_of(runs["chosen"])
     members = [
         json.loads((run / "summary.json").read_text("utf-8"))["members"] for run in runs.values()
     ]
-    assert members[0] == members[1]
+    assert members[0] == members[1] == members[2]
 
 
 # A device for each core.
@@ -224,6 +228,86 @@ def test_the_processor_is_split_unless_the_user_has_said_how(said, devices):
 def test_the_cores_are_those_that_xla_has(monkeypatch, said, cores):
     monkeypatch.setenv("NPROC", said)
     assert sharding.num_cores() == (cores or len(os.sched_getaffinity(0)))
+
+
+def rows(count: int, *, fixed: bool = False) -> np.ndarray:
+    """Rows of 30 numbers, which take no memory before they are read."""
+    found = np.empty((count, 30), np.float32)
+    found.flags.writeable = not fixed
+    return found
+
+
+@pytest.mark.parametrize(
+    ("models", "execution", "data", "devices"),
+    [
+        (24, "map", rows(7000), [4]),
+        (3, "map", rows(7000), [3]),
+        (1, "map", rows(7000), [1]),
+        (250, "vmap", rows(7000), [4]),
+        (24, "vmap", rows(7000), [3]),
+        (7, "vmap", rows(7000), [0]),
+        (250, "vmap", rows(600_000), []),
+        (8, "vmap", rows(600_000), [1]),
+        (24, "map", rows(600_000, fixed=True), [4]),
+    ],
+)
+def test_models_are_spread_over_the_cores(monkeypatch, models, execution, data, devices):
+    """Unless their data would take too much memory, four times 72 MB."""
+    seen: list[int] = []
+    monkeypatch.setattr(sharding, "num_cores", lambda: 4)
+    monkeypatch.setattr(sharding, "split_cpu", seen.append)
+    for examples in (data, Subsets(data, np.zeros((1, 1), np.int32))):
+        spread_over_cores(models, examples, execution)
+    assert seen == devices * 2
+
+
+# JAX has not started when a run says how many devices it is to have.
+BEGINS = """
+import sys
+import jax
+from experiments import _chunks, _sweep, {modules}
+from experiments._run import parse
+
+class Asked(Exception): pass
+
+def spread_over_cores(models, data, execution):
+    jax.config.update("jax_num_cpu_devices", 2)  # an error if JAX has started
+    raise Asked(models)
+
+_sweep.spread_over_cores = spread_over_cores
+for line in sys.stdin:
+    sys.argv = line.split()
+    module = sys.modules[f"experiments.{{sys.argv[0]}}"]
+    try:
+        module.run(parse(module.Config, sys.argv[0]))
+    except Asked as asked:
+        print(sys.argv[0], *asked.args)
+"""
+BEGUN = {
+    "mnist --dataset digits --beta 1 4": 2,
+    "tabular --dataset iris --folds 2": 2,
+    "anomaly --dataset wine --seed 0 1 2": 3,
+    "text --sentences 300 --seed 0 1": 6,
+    "iwae --budget smoke": 1,
+    "aevb --budget smoke": 3,
+    "disentangle --budget smoke --seed 0 --beta 1 2": 2,
+}
+
+
+def test_no_experiment_starts_jax_before_it_is_known_how_many_devices_are_of_use(tmp_path):
+    modules = ", ".join(words.split()[0] for words in BEGUN)
+    done = subprocess.run(
+        [sys.executable, "-c", BEGINS.format(modules=modules)],
+        input="".join(f"{words} --output-dir {tmp_path}\n" for words in BEGUN),
+        env={k: v for k, v in environment().items() if k != "JAX_NUM_CPU_DEVICES"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    asked = [f"{words.split()[0]} {models}" for words, models in BEGUN.items()]
+    assert [line for line in done.stdout.splitlines() if line in asked] == asked, done.stdout
 
 
 # Placing arrays, where there is one device.

@@ -25,7 +25,7 @@ from experiments import _anomaly_problems, anomaly, tabular
 from experiments._anomaly_comparison import Comparison, of_run
 from experiments._completed import as_features, complete
 from experiments._folder import RunFolder
-from experiments._folds import as_subsets, cross_validation, split_of, spread_over_cores
+from experiments._folds import as_subsets, cross_validation, split_of
 from experiments._imputation import IMPUTERS, Imputation
 from experiments._loaded import load_run
 from experiments._outliers import image_tasks, other_methods, table_tasks
@@ -35,12 +35,11 @@ from experiments._run import UsageError
 from experiments._scores import RowScorer
 from experiments._table_figures import names_of_numbers, panels_of
 from experiments._tables import _who_wins
-from vae_jax import figures, sharding
+from vae_jax import figures
 from vae_jax.data import load_images, load_table, read_table
 from vae_jax.data.images import ImageData
 from vae_jax.model import batch_elbo_terms
 from vae_jax.networks import ACTIVATIONS
-from vae_jax.sweep import Subsets
 from vae_jax.tabular import make_table_vae
 
 FAST = ("--epochs", "4", "--hidden", "8", "--num-samples", "4")
@@ -765,17 +764,3 @@ def test_what_cannot_be_detected_is_refused(flags, says, tmp_path):
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert says in done.err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("models", "rows", "devices"),
-    [(250, 7000, [4]), (24, 7000, [3]), (7, 7000, [0]), (250, 3_000_000, [])],
-    ids=["many", "eight for each core", "few", "a large table"],
-)
-def test_many_small_models_are_spread_over_the_cores(monkeypatch, models, rows, devices):
-    seen: list[int] = []
-    monkeypatch.setattr(sharding, "num_cores", lambda: 4)
-    monkeypatch.setattr(sharding, "split_cpu", seen.append)
-    data = Subsets(np.broadcast_to(np.float32(0), (rows, 30)), np.zeros((1, 1), np.int32))
-    spread_over_cores(models, data)
-    assert seen == devices

@@ -118,7 +118,7 @@ def make_text_trainer(
     if not len(lengths) or max(lengths) > buckets[-1]:
         raise ValueError(f"buckets {tuple(buckets)}: one must hold every sentence")
     objective = remedied()
-    bucket_of = jnp.asarray(np.searchsorted(buckets, lengths), jnp.int32)
+    bucket_of = np.searchsorted(buckets, lengths).astype(np.int32)
 
     def loss_at(
         key: PRNGKey,
@@ -155,7 +155,9 @@ def make_text_trainer(
             raise ValueError(f"{n} sentences, and the lengths of {len(lengths)}")
         batches = trainer.shuffle(root_key, step, n)
         order = batches.reshape(-1)
-        by_length = order[jnp.argsort(bucket_of[order], stable=True)].reshape(batches.shape)
+        by_length = order[jnp.argsort(jnp.asarray(bucket_of)[order], stable=True)].reshape(
+            batches.shape
+        )
         # Of the key of this step, the training step takes the first two.
         key_batches = jax.random.fold_in(jax.random.fold_in(keys_of(root_key).steps, step), 2)
         return jax.random.permutation(key_batches, by_length)
