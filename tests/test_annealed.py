@@ -197,6 +197,19 @@ def test_without_moves_the_upper_bound_is_the_likelihood_of_its_z(linear, key):
     np.testing.assert_allclose(found.effective_samples, 16, rtol=1e-4)
 
 
+@pytest.mark.parametrize("bound", [annealed_log_likelihood, annealed_upper_bound])
+def test_in_float64_it_has_the_digits_of_float64(linear, key, bound):
+    """A decoder that looks away from z: whatever the moves, every weight is p(x)."""
+    away = linear.model._replace(weights=0 * linear.model.weights)
+    with jax.enable_x64(True):
+        x = jnp.asarray(linear.xs[0], float)
+        where = (jnp.zeros(2),) if bound is annealed_upper_bound else ()
+        found = bound(key, oracles.as_vae(away), {}, x, *where, num_temperatures=20)
+        assert found.log_likelihood.dtype == np.float64
+        log_p = oracles.log_marginal(away, np.asarray(x)[None])
+        np.testing.assert_allclose(found.log_likelihood, log_p[0], rtol=1e-12)
+
+
 def test_of_a_nonlinear_decoder_it_is_what_quadrature_gives(key):
     networks = mlp((16,), x_shape=(12,), latent_dim=2, theta_dim=1)
     vae = make_vae(*networks, bernoulli(), x_shape=(12,), latent_dim=2)

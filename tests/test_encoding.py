@@ -163,6 +163,21 @@ def test_a_kind_that_there_is_not_cannot_be_fitted():
         fit_encoding(np.zeros((3, 1)), [Column("b", "numeric")])
 
 
+def test_a_categorical_column_without_categories_cannot_be_fitted():
+    with pytest.raises(ValueError, match="column 'b': a categorical column needs its categories"):
+        fit_encoding(np.zeros((3, 1)), [Column("b", "categorical")])
+
+
+@pytest.mark.parametrize("code", [3, -1, 0.5, np.inf])
+def test_a_category_that_was_not_named_cannot_be_encoded(values, code, monkeypatch):
+    monkeypatch.setattr("vae_jax.data.encoding._ROWS_AT_ONCE", 20)
+    encoding = fit_encoding(values, COLUMNS)
+    values[44, 0] = code
+    found = f"column 'city', row 44: {code:g} is no code of its categories, 0 to 2"
+    with pytest.raises(ValueError, match=found):
+        encoding.encode(values)
+
+
 @pytest.mark.parametrize("shape", [(0, 7), (5, 6), (5, 8)])
 def test_values_of_another_shape_cannot_be_fitted(shape):
     with pytest.raises(ValueError, match="at least one row of 7 columns"):

@@ -143,6 +143,7 @@ def test_map_is_every_member_trained_alone_bit_for_bit(network, images, test_ima
         assert_same_bits(at(report.metrics, i), metrics)
         assert_same_bits(at(report.test, i), evaluation(network)(state.params, test_images))
         assert_same_bits(sweep.pick(population, i), state.params)
+    assert all(np.isnan(leaf).all() for leaf in leaves(sweep.pick(population, len(GRID))))
     assert population.train.step.tolist() == [3 * STEPS] * len(GRID)
     assert report.status.cause.tolist() == [0] * len(GRID)
     # None of it is equal in a trivial way: all members end in different places.

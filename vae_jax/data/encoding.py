@@ -61,7 +61,8 @@ class Encoding(NamedTuple):
             The features.
 
         Raises:
-            ValueError: if the number of columns is another, or there are more rows than size.
+            ValueError: if the number of columns is another, there are more rows than size, or a
+                value is no code of its column's categories.
         """
         if values.ndim != 2 or values.shape[1] != len(self.columns):
             raise ValueError(f"shape {values.shape}: {len(self.columns)} columns are needed")
@@ -76,6 +77,7 @@ class Encoding(NamedTuple):
             some = values[start : start + _ROWS_AT_ONCE][:, self.column_of].astype(np.float64)
             some = (some - self.shift) / self.scale
             if is_category.any():
+                self._check_codes(some, start)
                 chosen = np.where(np.isnan(some), np.nan, some == code)
                 some = np.where(is_category, chosen, some)
             features[start : start + len(some)] = np.clip(some, -_FARTHEST, _FARTHEST)
@@ -105,6 +107,19 @@ class Encoding(NamedTuple):
         """What a density of the features loses, in nats, to be one of the table's units."""
         return np.log(self.scale)
 
+    def _check_codes(self, values: Float[np.ndarray, "rows features"], start: int) -> None:
+        """Refuse a category that was not named: a row with none of them would count as one."""
+        counts = np.array([len(self.columns[index].categories) for index in self.column_of])
+        named = np.isnan(values) | (
+            (values >= 0) & (values < counts) & (values == np.floor(values))
+        )
+        unnamed = np.argwhere((self._codes() >= 0) & ~named)
+        if len(unnamed):
+            row, feature = unnamed[0]
+            name, last = self.columns[self.column_of[feature]].name, counts[feature] - 1
+            found = f"column {name!r}, row {start + row}: {values[row, feature]:g}"
+            raise ValueError(f"{found} is no code of its categories, 0 to {last}")
+
     def _codes(self) -> Int[np.ndarray, " features"]:
         """The category that a feature stands for; -1 where it stands for a number."""
         codes = [
@@ -124,13 +139,16 @@ def fit_encoding(values: Float[np.ndarray, "rows columns"], columns: Sequence[Co
         The encoding. A column that is constant, or missing everywhere, keeps its scale.
 
     Raises:
-        ValueError: if there is no row, or not one column for each, or a column's kind is unknown.
+        ValueError: if there is no row, or not one column for each, or a column's kind is unknown,
+            or it is categorical and has no categories.
     """
     if len(values) == 0 or values.ndim != 2 or values.shape[1] != len(columns):
         raise ValueError(f"shape {values.shape}: at least one row of {len(columns)} columns")
     for column in columns:
         if column.kind not in KINDS:
             raise ValueError(f"column {column.name!r}: kind {column.kind!r} is not of {KINDS}")
+        if column.kind == "categorical" and not column.categories:
+            raise ValueError(f"column {column.name!r}: a categorical column needs its categories")
     blocks: list[Block] = []
     column_of: list[int] = []
     for kind in KINDS:

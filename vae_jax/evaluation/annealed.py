@@ -350,11 +350,11 @@ def _ladder(
         return (points, step_size), step_size
 
     numbers = jnp.arange(1, num_temperatures)
-    above = jnp.asarray(temperatures[1:], jnp.float32)
+    above = jnp.asarray(temperatures[1:], float)
     starts = jax.vmap(point_at)(jax.random.normal(key_start, (_PILOTS, vae.latent_dim)))
-    _, step_sizes = jax.lax.scan(adapt, (starts, jnp.float32(step_size)), (numbers, above))
+    _, step_sizes = jax.lax.scan(adapt, (starts, jnp.asarray(step_size, float)), (numbers, above))
     # The differences before the cast: in float32 those near 1 would lose their digits.
-    return _Rung(numbers, above, jnp.asarray(np.diff(temperatures), jnp.float32), step_sizes)
+    return _Rung(numbers, above, jnp.asarray(np.diff(temperatures), float), step_sizes)
 
 
 def _keys(key: PRNGKey, num_chains: int) -> Key[Array, " chains"]:

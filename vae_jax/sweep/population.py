@@ -93,7 +93,8 @@ class Sweep(NamedTuple):
             every member and its evaluation, on all the data or on a member's part of
             `Subsets`, of which each example counts once. The population's buffers are donated.
         evaluate: `(population, members, test) -> (estimates, status)`, whole in every process.
-        pick: `(population, i) -> params` of one member, whole on every device.
+        pick: `(population, i) -> params` of one member, whole on every device; NaN where there
+            is no such member.
     """
 
     init: Callable[[Members], Population]
@@ -245,8 +246,10 @@ def make_sweep(
         return to_every_device((estimates, population.status), mesh)
 
     def pick(population: Population, index: Step) -> Params:
-        picked = jax.tree.map(lambda leaf: leaf[index], population.train.params)
-        return to_every_device(picked, mesh)
+        def of_member(leaf: Array) -> Array:
+            return leaf.at[index].get(mode="fill")  # an index alone would take the last one
+
+        return to_every_device(jax.tree.map(of_member, population.train.params), mesh)
 
     # What runs once is never worth XLA's whole effort. An evaluation rounds as that of an
     # epoch only if it is compiled like it.
