@@ -160,7 +160,7 @@ def run(config: Sweep) -> None:
     """
     config = resolved(config)
     size = (config.members or (1,))[0]
-    sharding.split_cpu(min(sharding.num_cores(), size))  # as a run of them does
+    sharding.split_cpu(min(sharding.usable_cores(), size))  # as a run of them does
     files, images = begin("sweep", config)
     task = mnist.prepare(model_of(config, images, size))[1]
     # First, for it may be refused, and nothing that took longer is lost.

@@ -32,7 +32,7 @@ def spread_over_cores(models: int, data: Data, execution: Execution) -> None:
             device; if that takes too much memory, all models stay on one.
         execution: of `make_sweep`, on a CPU.
     """
-    devices = min(sharding.num_cores(), models // FEWEST_MODELS[execution])
+    devices = min(sharding.usable_cores(), models // FEWEST_MODELS[execution])
     examples = np.asarray(data.examples if isinstance(data, Subsets) else data)
     if not examples.flags.writeable or examples.nbytes * devices <= MOST_COPIED:
         sharding.split_cpu(devices)

@@ -230,6 +230,18 @@ def test_the_cores_are_those_that_xla_has(monkeypatch, said, cores):
     assert sharding.num_cores() == (cores or len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000\n", 8), ("250000 100000\n", 2), ("50000 100000\n", 1), ("1600000 100000", 8)],
+)
+def test_a_container_may_have_the_time_of_fewer_cores(monkeypatch, tmp_path, limit, cores):
+    monkeypatch.setattr(sharding, "num_cores", lambda: 8)
+    monkeypatch.setattr(sharding, "CGROUP", tmp_path)
+    assert sharding.usable_cores() == 8
+    (tmp_path / "cpu.max").write_text(limit, encoding="utf-8")
+    assert sharding.usable_cores() == cores
+
+
 def rows(count: int, *, fixed: bool = False) -> np.ndarray:
     """Rows of 30 numbers, which take no memory before they are read."""
     found = np.empty((count, 30), np.float32)
@@ -254,7 +266,7 @@ def rows(count: int, *, fixed: bool = False) -> np.ndarray:
 def test_models_are_spread_over_the_cores(monkeypatch, models, execution, data, devices):
     """Unless their data would take too much memory, four times 72 MB."""
     seen: list[int] = []
-    monkeypatch.setattr(sharding, "num_cores", lambda: 4)
+    monkeypatch.setattr(sharding, "usable_cores", lambda: 4)
     monkeypatch.setattr(sharding, "split_cpu", seen.append)
     for examples in (data, Subsets(data, np.zeros((1, 1), np.int32))):
         spread_over_cores(models, examples, execution)

@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 
 T = TypeVar("T")
 AXIS = "member"
+CGROUP = Path("/sys/fs/cgroup")  # the limits of a container, version 2
 
 
 class Peers(NamedTuple):
@@ -77,6 +78,18 @@ def num_cores() -> int:
     """Threads that XLA computes with on a CPU: `NPROC`, or the cores that this process may use."""
     said = os.environ.get("NPROC", "")
     return int(said) if said.isdigit() and int(said) > 0 else len(os.sched_getaffinity(0))
+
+
+def usable_cores() -> int:
+    """Cores that this process can keep busy: `num_cores`, within the limit of its container.
+
+    One on a machine of 64 cores may be given the time of two.
+    """
+    limit, cores = CGROUP / "cpu.max", num_cores()
+    quota, _, period = (
+        limit.read_text("utf-8").partition(" ") if limit.exists() else ("max", "", "")
+    )
+    return min(cores, max(1, int(quota) // int(period))) if quota.isdigit() else cores
 
 
 def split_cpu(devices: int) -> None:
@@ -275,9 +288,7 @@ def _free_host_bytes() -> int:
     if meminfo.exists():
         lines = dict(line.split(":") for line in meminfo.read_text("utf-8").splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit, used, stat = (
-        Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current", "stat")
-    )
+    limit, used, stat = (CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.exists() and limit.read_text("utf-8").strip().isdigit():
         counts = dict(line.split() for line in stat.read_text("utf-8").splitlines())
         cache = int(counts.get("inactive_file", 0))  # given up when it is needed
