@@ -30,9 +30,12 @@ class PartsOptions:
     Attributes:
         LENGTH: the name of the field that replaces the budget's own length of training, such as
             `epochs`; the field is None where no other length was asked for.
+        PARTS: the names of the fields that say which parts there are. A run that is resumed
+            may be given more of them.
     """
 
     LENGTH: ClassVar[str]
+    PARTS: ClassVar[tuple[str, ...]]
 
     budget: Budget = "cpu"
     """smoke: a minute or three, to see that it runs; cpu: for two cores; full: as published."""
@@ -45,7 +48,8 @@ class PartsOptions:
     overwrite: bool = False
     """Replace a run of the same name."""
     resume: bool = False
-    """Go on with a run of the same name: parts that are done stay as they are."""
+    """Go on with a run of the same name: parts that are done stay as they are, and there may be
+    more of them than before."""
     checkpoint_every: int = 5
     """Rows of metrics.csv between checkpoints; the last one of a part always has one."""
     data_dir: Path | None = None
@@ -149,8 +153,7 @@ def start_parts(options: PartsOptions, experiment: str) -> RunFolder:
     folder = _whole(options, experiment)
     folder.check_free(overwrite=options.overwrite, resume=options.resume)
     if options.resume:
-        # A schedule hangs on the length of training: going on for longer would be another run.
-        folder.check_same_model(options, but=NOT_THE_MODEL - {options.LENGTH})
+        _check_resumed(options, folder)
     with folder.usable():
         if options.overwrite and folder.path.exists():
             shutil.rmtree(folder.path)
@@ -187,6 +190,24 @@ def run_parts(whole: RunFolder, parts: Sequence[Part]) -> list[list[Result]]:
                 run_sweep(config, task)
         found.append(results_in(folder))
     return found
+
+
+def _check_resumed(options: PartsOptions, folder: RunFolder) -> None:
+    """Refuse other settings than those of before, or fewer parts.
+
+    Raises:
+        UsageError: naming the first difference.
+    """
+    saved = folder.read_json("config.json")
+    fewer = set()
+    for field in options.PARTS:
+        before, now = saved.get(field), getattr(options, field)
+        # None is all that there are.
+        if now is not None and (before is None or not set(before) <= set(now)):
+            fewer.add(field)
+    # A schedule hangs on the length of training: going on for longer would be another run.
+    may_differ = NOT_THE_MODEL - {options.LENGTH} | set(options.PARTS) - fewer
+    folder.check_same_model(options, but=may_differ)
 
 
 def _whole(options: PartsOptions, experiment: str) -> RunFolder:

@@ -82,6 +82,7 @@ class Config(PartsOptions):
     """
 
     LENGTH: ClassVar[str] = "points"
+    PARTS: ClassVar[tuple[str, ...]] = ("panels",)
 
     points: float | None = None
     """Training points of each panel, made up to whole rows of metrics.csv; those of the budget

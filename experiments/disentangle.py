@@ -77,6 +77,7 @@ class Config(PartsOptions):
     """
 
     LENGTH: ClassVar[str] = "steps"
+    PARTS: ClassVar[tuple[str, ...]] = ("objective",)
 
     steps: int | None = None
     """Minibatches that a model sees, in whole epochs; those of the budget without it."""

@@ -57,10 +57,12 @@ def test_every_row_is_trained_once_and_stands_in_the_table(whole):
 
 def test_two_stochastic_layers_are_trained_and_both_counted(whole):
     folder, _ = whole
-    flags = ("--budget", "smoke", "--epochs", "2", "--k", "2", "--method", "iwae")
-    flags += ("--layers", "1", "2")
-    done = call(iwae, folder, *flags)
+    flags = ("--budget", "smoke", "--epochs", "2", "--k", "2", "--method", "iwae", "--layers", "1")
+    assert call(iwae, folder, *flags).code == 0
+    flags = (*flags, "2")
+    done = call(iwae, folder, *flags, "--resume")
     assert done.code == 0, done.err
+    assert done.out.count("done before") == 1
     run = folder / "results/iwae/smoke-epochs2"
     assert "budget smoke: 2 of 3,280 epochs" in (run / "table.md").read_text().splitlines()[0]
     spectra = json.loads((run / "iwae-k2-2" / "spectra.json").read_text())
@@ -77,6 +79,8 @@ def test_two_stochastic_layers_are_trained_and_both_counted(whole):
     assert "| I(x; z) | – |" in own
     assert "a posterior of two stochastic layers has no density of its own" in own
     # Half of a schedule is not the beginning of another.
+    fewer = call(iwae, folder, *flags[:-1], "--resume")
+    assert "--layers 1: the run to resume was started with 1 2" in fewer.err
     done = call(iwae, folder, *flags[:2], *flags[4:], "--resume", "--name", run.name)
     assert (done.code, done.out) == (2, "")
     assert "--epochs (not given): the run to resume was started with 2" in done.err
