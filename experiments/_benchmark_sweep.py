@@ -36,6 +36,7 @@ from experiments._benchmark_job import (
 from experiments._benchmark_page import in_json, measured_of
 from experiments._benchmark_single import USUAL_EPOCHS, total_seconds
 from experiments._benchmark_trial import Trial, yardstick
+from experiments._chunks import useful_devices
 from experiments._run import UsageError, check, check_counts
 from experiments._sweep import Task
 from experiments._timing import (
@@ -52,6 +53,7 @@ from experiments._timing import (
 )
 from vae_jax import figures, sharding
 from vae_jax.data import ImageData
+from vae_jax.sweep import Execution
 
 # In the order in which a smaller grid takes them; 1 is what single models are trained with.
 BETAS = (1.0, 8.0, 0.25, 4.0, 0.5, 2.0)
@@ -59,6 +61,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {"members": (24,), "hidden": (512, 256), "latent_dim": 2},
     "gpu": {"members": (1, 4, 16, 64, 256), "hidden": (400,), "latent_dim": 20},
 }
+EXECUTIONS: tuple[Execution, ...] = ("map", "vmap")
 ONE_DEVICE = "map, one device"
 GOAL_RATIO = 1.0
 GOAL_BYTES = 32.0
@@ -160,20 +163,23 @@ def run(config: Sweep) -> None:
     """
     config = resolved(config)
     size = (config.members or (1,))[0]
-    sharding.split_cpu(min(sharding.usable_cores(), size))  # as a run of them does
+    sharding.split_cpu(min(sharding.usable_cores(), size))
     files, images = begin("sweep", config)
     task = mnist.prepare(model_of(config, images, size))[1]
     # First, for it may be refused, and nothing that took longer is lost.
     parameters = num_params(task)
     used = memory(config, images, parameters)
     added = used["bytes_per_parameter_and_member"]
-    mesh = sharding.member_mesh()
+    meshes = {}
+    for execution in EXECUTIONS:  # those of a run of them
+        useful = useful_devices(size, (task.data, task.test), execution)
+        meshes[execution] = sharding.member_mesh(jax.devices()[:useful])
     trials = {
         "solo": Trial(task, [yardstick(task.members)], "map"),
-        "map": Trial(task, task.members, "map", mesh),
-        "vmap": Trial(task, task.members, "vmap", mesh),
+        "map": Trial(task, task.members, "map", meshes["map"]),
+        "vmap": Trial(task, task.members, "vmap", meshes["vmap"]),
     }
-    if mesh is not None:
+    if meshes["map"] is not None:
         trials[ONE_DEVICE] = Trial(task, task.members, "map")
     bystanders = Bystanders()
     measures = {name: partial(member_seconds, trial) for name, trial in trials.items()}

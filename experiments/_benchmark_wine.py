@@ -15,7 +15,7 @@ from experiments._benchmark_cost import (
     matmul_ceiling,
     step_cost,
 )
-from experiments._chunks import chunks_of, spread_over_cores
+from experiments._chunks import chunks_of, useful_devices
 from experiments._peers_torch import import_torch
 from experiments._sweep import Task
 from vae_jax import sharding
@@ -68,7 +68,9 @@ class OurSweep:
             dataset="wine", beta=BETAS, seed=tuple(range(seeds)), epochs=epochs
         )
         self.config, self.task = tabular.prepare(tabular.validate(settings))
-        spread_over_cores(len(self.task.members), self.task.data, "vmap")
+        task = self.task
+        useful = useful_devices(len(task.members), (task.data, task.test), "vmap")
+        sharding.split_cpu(min(sharding.usable_cores(), useful))  # as a run of them does
         self.compiled: list[float] = []
 
     def start(self) -> Started:

@@ -19,23 +19,31 @@ FEWEST_MODELS = {"map": 1, "vmap": 8}
 MOST_COPIED = 256e6  # bytes of the examples, on all devices together
 
 
-def spread_over_cores(models: int, data: Data, execution: Execution) -> None:
-    """Count the processor as a device for each core, as far as there are models, before JAX starts.
+def useful_devices(
+    models: int, data: Sequence[Data], execution: Execution, chunk: int | None = None
+) -> int:
+    """Devices that a processor with cores enough is best counted as to train some models.
 
-    The products of a small minibatch do not keep two threads busy. Devices share the threads of
-    the processor, so that a product is cut up as before, and models that are trained one after
-    the other keep their bits.
+    Devices share the threads of the processor, so that a product is cut up as before, and models
+    that are trained one after the other keep their bits.
 
     Args:
-        models: to be trained as one program.
-        data: what they are trained on. Examples that may be written to are copied to each
-            device; if that takes too much memory, all models stay on one.
+        models: to be trained together.
+        data: what they are trained and evaluated on. Examples that may be written to are copied
+            to each device.
         execution: of `make_sweep`, on a CPU.
+        chunk: models that are to be in memory at most, if that was said. That of `vmap` has no
+            say: to go on with a run in its chunks would round otherwise.
+
+    Returns:
+        The devices, 1 or more.
     """
-    devices = min(sharding.usable_cores(), models // FEWEST_MODELS[execution])
-    examples = np.asarray(data.examples if isinstance(data, Subsets) else data)
-    if not examples.flags.writeable or examples.nbytes * devices <= MOST_COPIED:
-        sharding.split_cpu(devices)
+    if execution == "map":
+        models = min(models, chunk or models)
+    parts = [np.asarray(one.examples if isinstance(one, Subsets) else one) for one in data]
+    copied = sum(part.nbytes for part in parts if part.flags.writeable)
+    most = int(MOST_COPIED // copied) if copied else models
+    return max(1, min(models // FEWEST_MODELS[execution], most))
 
 
 def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
@@ -57,8 +65,9 @@ def plan_of(loop: Loop, members: Sequence[Member]) -> Plan:
                 raise
             return sys.maxsize  # all of them together do not even compile
 
-    if loop.chunk is None and len(members) > shards:
-        return plan_chunks(len(members), bytes_of, sharding.free_bytes(), shards=shards)
+    if loop.chunk is None and len(members) > 1:
+        free = sharding.free_bytes(loop.mesh)
+        return plan_chunks(len(members), bytes_of, free, shards=shards)
     return plan_chunks(len(members), None, None, chunk=loop.chunk, shards=shards)
 
 

@@ -4,10 +4,11 @@ import dataclasses
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.flatten_util
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -75,11 +76,7 @@ def prepare(config: Config) -> tuple[Config, Task]:
     """
     prepared, task = mnist.prepare(config)
     assert isinstance(prepared, Config)
-    shapes = jax.eval_shape(lambda: task.vae.init(jax.random.key(0)))
-    _, unravel = jax.flatten_util.ravel_pytree(
-        jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    )
-    keep = _Keep(prepared, task, unravel, np.asarray(task.test).shape[1:])
+    keep = _Keep(prepared, task, np.asarray(task.test).shape[1:])
     return prepared, task._replace(
         experiment=EXPERIMENT,
         picture=flat,
@@ -98,8 +95,13 @@ class _Keep(NamedTuple):
 
     config: Config
     task: Task
-    unravel: Any
     x_shape: tuple[int, ...]
+
+    def unravel(self, values: Float[np.ndarray, " all"]) -> Params:
+        """The parameters that `flat` has put in a row."""
+        shapes = jax.eval_shape(lambda: self.task.vae.init(jax.random.key(0)))
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.flatten_util.ravel_pytree(zeros)[1](jnp.asarray(values))
 
     def draw(self, trained: Trained, folder: Path) -> None:
         """The figures of `experiments.mnist`."""

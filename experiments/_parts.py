@@ -18,6 +18,7 @@ from experiments._report import Result
 from experiments._run import check, check_counts, check_seeds, flag_of, is_finite
 from experiments._shards import results_in
 from experiments._sweep import Task, run_sweep
+from vae_jax import sharding
 
 Budget = Literal["smoke", "cpu", "full"]
 Options = TypeVar("Options", bound="PartsOptions")
@@ -150,6 +151,7 @@ def start_parts(options: PartsOptions, experiment: str) -> RunFolder:
     Raises:
         UsageError: if the folder does not allow it, or a run to resume had other settings.
     """
+    sharding.split_cpu(sharding.usable_cores())  # each part takes those it has use for
     folder = _whole(options, experiment)
     folder.check_free(overwrite=options.overwrite, resume=options.resume)
     if options.resume:

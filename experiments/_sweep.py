@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments._chunks import chunks_of, described_plan, plan_of, spread_over_cores
+from experiments._chunks import chunks_of, described_plan, plan_of, useful_devices
 from experiments._folder import NOT_THE_MODEL, RunFolder, as_json, filled_up, first_difference
 from experiments._grid import Member
 from experiments._options import RunOptions, slice_of
@@ -22,7 +22,7 @@ from experiments._train import Trained, train
 from vae_jax import sharding
 from vae_jax.model import VAE
 from vae_jax.preprocess import Preprocess
-from vae_jax.sweep import Data, Evaluate, Execution, make_sweep
+from vae_jax.sweep import Data, Evaluate, Execution, Plan, make_sweep
 from vae_jax.train import Trainer
 from vae_jax.types import Params
 
@@ -99,16 +99,22 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     """
     problem: UsageError | None = None
     resume, members, folder = False, task.members, RunFolder(Path())
+    execution, useful = task.execution, 1
     try:
         members = _slice(config, task.members)
         folder = _folder(config, task)
         resume = config.resume or (config.requeue and (folder.path / "config.json").is_file())
         folder.check_free(overwrite=config.overwrite, resume=resume)
         before = folder.read_json("config.json") if resume else {}
+        chunk = before.get("chunk") if config.chunk is None else config.chunk
+        execution = _execution(config, before, task.execution)
+        useful = useful_devices(len(members), (task.data, task.test), execution, chunk)
         if not config.distributed:
-            execution = _execution(config, before, task.execution)
-            spread_over_cores(len(members), task.data, execution)
-        config = _resolved(config, task, before)
+            sharding.split_cpu(min(sharding.usable_cores(), useful))
+        if jax.default_backend() != "cpu":
+            execution = _execution(config, before, "vmap")
+        # A resumed run goes on as it was started, so that it ends in the same bits.
+        config = dataclasses.replace(config, execution=execution, chunk=chunk)
         if resume:
             folder.check_same_model(config)
             folder.check_same_data(task.source)
@@ -123,29 +129,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
             "--distributed: the processes were started with other settings, data or folders"
         )
 
-    mesh = sharding.member_mesh()
-    execution = _execution(config, {}, task.execution)
-    loop = Loop(
-        sweep=make_sweep(
-            task.trainer,
-            task.evaluate,
-            execution=execution,
-            mesh=mesh,
-            passes=task.passes,
-            compile_quickly=task.compile_quickly,
-        ),
-        mesh=mesh,
-        data=task.data,
-        test=task.test,
-        picture=task.picture,
-        epochs=config.epochs,
-        passes=task.passes,
-        batch_size=task.batch_size,
-        checkpoint_every=config.checkpoint_every,
-        chunk=config.chunk,
-        programs={},
-    )
-    plan = plan_of(loop, members)
+    loop, plan = _planned(config, task, members, execution, useful)
     chunks = chunks_of(plan, members, folder.checkpoints)
     saved = None
     if resume:
@@ -160,7 +144,7 @@ def run_sweep(config: RunOptions, task: Task) -> None:
     sharding.any_of(False)  # the folder is there for all
     print(f"{task.source['source']}\n{folder.path}", flush=True)
     if len(members) > 1:
-        print(described_plan(plan, execution, sharding.num_shards(mesh)), flush=True)
+        print(described_plan(plan, execution, sharding.num_shards(loop.mesh)), flush=True)
 
     first = {member.name for member in task.members if member.seed == task.members[0].seed}
     everyone = {member.name for member in task.members}
@@ -258,15 +242,43 @@ def check_slices(run: RunFolder, slices: int, config: RunOptions | None = None) 
                     )
 
 
-def _resolved(config: RunOptions, task: Task, before: dict[str, Any]) -> RunOptions:
-    """The configuration with its execution, and on resuming with the chunks of before.
+def _planned(
+    config: RunOptions, task: Task, members: list[Member], execution: Execution, useful: int
+) -> tuple[Loop, Plan]:
+    """What trains the members, and in which chunks: on a CPU with as many devices as fit."""
+    devices = jax.devices()
+    if jax.default_backend() == "cpu" and not config.distributed:
+        devices = devices[:useful]
+    while True:
+        loop = _loop(config, task, execution, sharding.member_mesh(devices))
+        plan = plan_of(loop, members)
+        if plan.fits or len(devices) == 1 or jax.default_backend() != "cpu" or config.distributed:
+            return loop, plan
+        devices = devices[: len(devices) // 2]
 
-    A resumed run goes on as it was started, so that it ends in the same bits.
-    """
-    default = task.execution if jax.default_backend() == "cpu" else "vmap"
-    execution = _execution(config, before, default)
-    chunk = before.get("chunk") if config.chunk is None else config.chunk
-    return dataclasses.replace(config, execution=execution, chunk=chunk)
+
+def _loop(config: RunOptions, task: Task, execution: Execution, mesh: sharding.Mesh | None) -> Loop:
+    sweep = make_sweep(
+        task.trainer,
+        task.evaluate,
+        execution=execution,
+        mesh=mesh,
+        passes=task.passes,
+        compile_quickly=task.compile_quickly,
+    )
+    return Loop(
+        sweep=sweep,
+        mesh=mesh,
+        data=task.data,
+        test=task.test,
+        picture=task.picture,
+        epochs=config.epochs,
+        passes=task.passes,
+        batch_size=task.batch_size,
+        checkpoint_every=config.checkpoint_every,
+        chunk=config.chunk,
+        programs={},
+    )
 
 
 def _execution(config: RunOptions, before: dict[str, Any], default: Execution) -> Execution:

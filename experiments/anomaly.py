@@ -17,6 +17,7 @@ from experiments._options import folder_name
 from experiments._run import check, main
 from experiments._shards import launch, merge
 from experiments._sweep import Task, run_sweep
+from vae_jax import sharding
 from vae_jax.data import TABLES
 from vae_jax.objectives import OBJECTIVES
 from vae_jax.train import OPTIMIZERS, flat, make_trainer
@@ -40,6 +41,8 @@ def run(config: Config) -> None:
         launch(config, prepare(each[0])[1])
         return
     failed = False
+    if len(each) > 1 and not config.distributed:
+        sharding.split_cpu(sharding.usable_cores())  # each run takes those it has use for
     with connected(config):
         # All of them first: what is wrong with the last one is said before the first is trained.
         runs = [prepare(one) for one in each]

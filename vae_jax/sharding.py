@@ -95,9 +95,10 @@ def usable_cores() -> int:
 def split_cpu(devices: int) -> None:
     """Count the processor as several devices, before JAX starts.
 
-    A batch of small models keeps one thread busy; spread over a device for each core they take
-    half the time on two. Nothing happens where JAX has started, or where the user has said how
-    many there are (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS`).
+    The products of small models, or of a small minibatch, do not keep two threads busy; spread
+    over a device for each core such models take half the time on two. Nothing happens where JAX
+    has started, or where the user has said how many there are (`JAX_NUM_CPU_DEVICES`,
+    `XLA_FLAGS`).
     """
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if said or jax.config.values["jax_num_cpu_devices"] != -1:
@@ -197,9 +198,14 @@ def over_devices(
     return jax.shard_map(fun, mesh=mesh, in_specs=specs, out_specs=of_members, check_vma=False)
 
 
-def to_every_device(tree: T, mesh: Mesh | None) -> T:
-    """Inside `jit`: results that every process can read whole."""
-    if mesh is None:
+def to_every_process(tree: T, mesh: Mesh | None) -> T:
+    """Inside `jit`: results that every process can read whole.
+
+    A single process reads them from its devices as they are. Were they brought together by the
+    program, the devices would wait for each other, and XLA ends a process of which a device on
+    a CPU waits for a minute.
+    """
+    if mesh is None or jax.process_count() == 1:
         return tree
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
@@ -264,12 +270,15 @@ def whole_shape(shape: tuple[int, ...], like: jax.Array) -> jax.ShapeDtypeStruct
     return jax.ShapeDtypeStruct(shape, like.dtype, sharding=placed)
 
 
-def free_bytes() -> int:
+def free_bytes(mesh: Mesh | None = None) -> int:
     """Bytes that are free for new arrays on the device, of any process, that has least; collective.
+
+    Args:
+        mesh: the devices that are used, or None for one.
 
     Returns:
         Bytes, the same number in every process: those of the accelerator, or of a host's memory
-        within the limit of its container, divided by the devices that its processor counts as.
+        within the limit of its container, divided by the devices of its processor that are used.
     """
     free = []
     for device in jax.local_devices():
@@ -277,7 +286,8 @@ def free_bytes() -> int:
         if stats is not None and "bytes_limit" in stats:
             free.append(stats["bytes_limit"] - stats.get("bytes_in_use", 0))
     # The devices of a host's processor share its memory.
-    least = min(free) if free else _free_host_bytes() // jax.local_device_count()
+    used = 1 if mesh is None else len(mesh.local_devices)
+    least = min(free) if free else _free_host_bytes() // used
     return int(gather(np.array(least)).min())
 
 

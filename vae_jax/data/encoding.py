@@ -62,7 +62,7 @@ class Encoding(NamedTuple):
 
         Raises:
             ValueError: if the number of columns is another, there are more rows than size, or a
-                value is no code of its column's categories.
+                value of a categorical column is no code of its categories.
         """
         if values.ndim != 2 or values.shape[1] != len(self.columns):
             raise ValueError(f"shape {values.shape}: {len(self.columns)} columns are needed")

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+USABLE = 0.8  # of the free memory; the rest is for what else lives there
+
 
 class Plan(NamedTuple):
     """How a population is cut into chunks that fit the memory.
@@ -18,6 +20,11 @@ class Plan(NamedTuple):
     chunk: int
     chunk_bytes: int = 0
     free_bytes: int | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory takes a chunk, as far as it was asked for."""
+        return self.free_bytes is None or self.chunk_bytes <= USABLE * self.free_bytes
 
 
 def plan_chunks(
@@ -51,8 +58,8 @@ def plan_chunks(
         raise ValueError(f"{members} members in chunks of {chunk}: at least 1 is needed")
     fixed = per_member = 0
     if chunk is None and bytes_of is not None and free_bytes is not None:
-        fixed, usable = bytes_of(-(-members // shards) * shards), int(0.8 * free_bytes)
-        if fixed > usable:
+        fixed, usable = bytes_of(-(-members // shards) * shards), int(USABLE * free_bytes)
+        if fixed > usable and members > shards:
             # A loop over one member is no loop, and needs less: two and three are typical.
             two = bytes_of(2 * shards)
             per_member = max(1, bytes_of(3 * shards) - two)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from vae_jax.evaluation import ElboEstimate
-from vae_jax.sharding import Mesh, over_devices, to_every_device
+from vae_jax.sharding import Mesh, over_devices, to_every_process
 from vae_jax.sweep.execution import (
     all_at_once,
     all_at_once_by_seed,
@@ -93,8 +93,8 @@ class Sweep(NamedTuple):
             every member and its evaluation, on all the data or on a member's part of
             `Subsets`, of which each example counts once. The population's buffers are donated.
         evaluate: `(population, members, test) -> (estimates, status)`, whole in every process.
-        pick: `(population, i) -> params` of one member, whole on every device; NaN where there
-            is no such member.
+        pick: `(population, i) -> params` of one member, whole in every process; NaN beyond the
+            last member.
     """
 
     init: Callable[[Members], Population]
@@ -212,18 +212,15 @@ def make_sweep(
         always = member.train.step >= 0
         return choose(always, lambda params: evaluate(params, *own), skip, member.train.params)
 
-    init_all = over_devices(each(init_one), mesh, (True, False))
-    epoch_all = over_devices(each_epoch(epoch_one), mesh, (True, False, False, False))
-    evaluate_all = over_devices(each(evaluate_one), mesh, (True, False))
-
-    def init(members: Members) -> Population:
-        return init_all((members.hyper, seed_of_each(members), members.real), members.seeds)
-
-    def epoch(
-        population: Population, members: Members, data: Data, test: Data
+    def epoch_of_some(
+        members_and_seeds: tuple[Any, Int[Array, " run"]],
+        data: Data,
+        seeds: Int[Array, " seed"],
+        test: Data,
     ) -> tuple[Population, Report]:
+        (population, _), _ = members_and_seeds
         # All that still train are at one step. One permutation for each seed, not for each
-        # member: it takes as long as ten steps.
+        # member: it takes as long as ten steps. On every device, as none waits for another.
         step = jnp.max(population.train.step)
         n = num_examples(data)
 
@@ -234,22 +231,34 @@ def make_sweep(
             orders = jax.vmap(lambda start: trainer.shuffle(key, start, n))(starts)
             return orders.reshape(-1, orders.shape[-1])
 
-        batches = jax.vmap(shuffled)(jnp.asarray(members.seeds))
+        batches = jax.vmap(shuffled)(jnp.asarray(seeds))
+        return each_epoch(epoch_one)(members_and_seeds, data, batches, test)
+
+    init_all = over_devices(each(init_one), mesh, (True, False))
+    epoch_all = over_devices(epoch_of_some, mesh, (True, False, False, False))
+    evaluate_all = over_devices(each(evaluate_one), mesh, (True, False))
+
+    def init(members: Members) -> Population:
+        return init_all((members.hyper, seed_of_each(members), members.real), members.seeds)
+
+    def epoch(
+        population: Population, members: Members, data: Data, test: Data
+    ) -> tuple[Population, Report]:
         all_members = (population, (members.hyper, seed_of_each(members), members.split))
-        population, report = epoch_all((all_members, members.seed), data, batches, test)
-        return population, to_every_device(report, mesh)
+        population, report = epoch_all((all_members, members.seed), data, members.seeds, test)
+        return population, to_every_process(report, mesh)
 
     def evaluate_population(
         population: Population, members: Members, test: Data
     ) -> tuple[ElboEstimate, Status]:
         estimates = evaluate_all((population, members.split), test)
-        return to_every_device((estimates, population.status), mesh)
+        return to_every_process((estimates, population.status), mesh)
 
     def pick(population: Population, index: Step) -> Params:
         def of_member(leaf: Array) -> Array:
             return leaf.at[index].get(mode="fill")  # an index alone would take the last one
 
-        return to_every_device(jax.tree.map(of_member, population.train.params), mesh)
+        return to_every_process(jax.tree.map(of_member, population.train.params), mesh)
 
     # What runs once is never worth XLA's whole effort. An evaluation rounds as that of an
     # epoch only if it is compiled like it.
