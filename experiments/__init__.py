@@ -12,7 +12,7 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 _HEAPS = 2  # with one alone, every thread would wait for the same lock
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _stop_before_start(number: int, frame: FrameType | None) -> None:
     """Nothing is begun yet, so nothing can be lost: one line in place of a traceback."""
     os.write(sys.stderr.fileno(), b"stopped\n")
     os._exit(130)
@@ -20,7 +20,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def started() -> None:
     """Give Ctrl-C back its usual meaning, when all is imported."""
-    if signal.getsignal(signal.SIGINT) is _stop:
+    if signal.getsignal(signal.SIGINT) is _stop_before_start:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -40,4 +40,4 @@ if sys.argv[:1] == [START]:
     _share_heap()  # before there are threads, each with its own
     # Importing what an experiment stands on takes seconds. A background job keeps ignoring Ctrl-C.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _stop)
+        signal.signal(signal.SIGINT, _stop_before_start)

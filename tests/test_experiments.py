@@ -683,7 +683,8 @@ def test_ctrl_c_means_what_it_did_when_all_is_imported(name):
     code = (
         "import signal, sys; sys.argv = ['-m']; "
         f"before = signal.{name}; signal.signal(signal.SIGINT, before); "
-        "import experiments; meanwhile = signal.getsignal(signal.SIGINT); experiments.started(); "
+        "import experiments; meanwhile = signal.getsignal(signal.SIGINT); "
+        "import experiments.mnist; experiments.started(); "
         "print(meanwhile is before, signal.getsignal(signal.SIGINT) is before)"
     )
     words = [sys.executable, "-c", code]
