@@ -102,6 +102,8 @@ def compare() -> dict[str, dict[str, Any]]:
         plain, plain_report = train(sweep_of(execution), whole, *one_device, epochs=2)
         sweep = make_sweep(trainer_of("mlp"), evaluation(), execution=execution, mesh=mesh)
         collectives = waiting_in(sweep, mesh, images, test)
+        with pytest.raises(ValueError, match="11 members on 8 devices") as refused:
+            sweep.init(whole)
         for number in NUMBERS:
             population, report = sharded(sweep, mesh, number, images, test)
             again = sharded(sweep, mesh, number, images, test)
@@ -111,6 +113,7 @@ def compare() -> dict[str, dict[str, Any]]:
                 "size": len(population.train.step),
                 "devices": len(population.train.step.sharding.device_set),
                 "shares": [len(s.data) for s in population.train.step.addressable_shards],
+                "refused": str(refused.value),
                 "collectives": collectives if number == NUMBERS[0] else [],
                 "same_bits": same_bits(
                     at((population, report), real), (first, at(plain_report, real))
@@ -156,6 +159,14 @@ def test_members_are_spread_evenly_and_filled_up(case, seen):
     assert seen[case]["shares"] == [on_each] * DEVICES
     assert seen[case]["masked"]
     assert seen[case]["picked"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_members_that_the_devices_do_not_divide_are_refused(case, seen):
+    needed = (
+        "11 members on 8 devices: a multiple is needed, make_members(..., size=16) fills them up"
+    )
+    assert seen[case]["refused"] == needed
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -602,6 +602,14 @@ def test_splits_of_unequal_length_are_one_program_and_count_each_row_once(images
         sweep.epoch(population, members, test, test_images)
 
 
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_members_of_another_population_are_refused(execution, images, test_images):
+    sweep = sweep_of(execution)
+    population = sweep.init(members_of(GRID))
+    with pytest.raises(ValueError, match=f"a population of {len(GRID)} with 2 members"):
+        sweep.epoch(population, members_of(GRID[:2]), images, test_images)
+
+
 # One program.
 
 

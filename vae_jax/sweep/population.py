@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from vae_jax.evaluation import ElboEstimate
-from vae_jax.sharding import Mesh, over_devices, to_every_process
+from vae_jax.sharding import Mesh, num_shards, over_devices, to_every_process
 from vae_jax.sweep.execution import (
     all_at_once,
     all_at_once_by_seed,
@@ -131,7 +131,8 @@ def make_sweep(
         The compiled functions.
 
     Raises:
-        ValueError: if the execution is neither, or there are no passes.
+        ValueError: if the execution is neither, or there are no passes; `init` and `epoch` raise
+            it for members that the devices do not divide, or of another population.
 
     Example:
         >>> from vae_jax.evaluation import estimate_elbo
@@ -239,11 +240,21 @@ def make_sweep(
     evaluate_all = over_devices(each(evaluate_one), mesh, (True, False))
 
     def init(members: Members) -> Population:
+        size, devices = np.shape(members.real)[0], num_shards(mesh)
+        if size % devices:
+            needed = -(-size // devices) * devices
+            raise ValueError(
+                f"{size} members on {devices} devices: a multiple is needed, "
+                f"make_members(..., size={needed}) fills them up"
+            )
         return init_all((members.hyper, seed_of_each(members), members.real), members.seeds)
 
     def epoch(
         population: Population, members: Members, data: Data, test: Data
     ) -> tuple[Population, Report]:
+        size, given = len(population.train.step), np.shape(members.real)[0]
+        if size != given:
+            raise ValueError(f"a population of {size} with {given} members")
         all_members = (population, (members.hyper, seed_of_each(members), members.split))
         population, report = epoch_all((all_members, members.seed), data, members.seeds, test)
         return population, to_every_process(report, mesh)
