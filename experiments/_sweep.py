@@ -246,13 +246,12 @@ def _planned(
     config: RunOptions, task: Task, members: list[Member], execution: Execution, useful: int
 ) -> tuple[Loop, Plan]:
     """What trains the members, and in which chunks: on a CPU with as many devices as fit."""
-    devices = jax.devices()
-    if jax.default_backend() == "cpu" and not config.distributed:
-        devices = devices[:useful]
+    may_choose = jax.default_backend() == "cpu" and not config.distributed
+    devices = jax.devices()[:useful] if may_choose else jax.devices()
     while True:
         loop = _loop(config, task, execution, sharding.member_mesh(devices))
         plan = plan_of(loop, members)
-        if plan.fits or len(devices) == 1 or jax.default_backend() != "cpu" or config.distributed:
+        if plan.fits or not may_choose or len(devices) == 1:
             return loop, plan
         devices = devices[: len(devices) // 2]
 

@@ -371,7 +371,7 @@ def test_members_that_differ_little_have_names_of_their_own(tmp_path):
 def test_a_sweep_that_does_not_fit_the_memory_is_cut_into_chunks(sweep, monkeypatch, tmp_path):
     """And says so; the numbers are those of the whole, and resuming keeps the chunks."""
     flags = (*TINY, "--epochs", "2", "--beta", "0.5", "4", "--seed", "0", "1")
-    monkeypatch.setattr(sharding, "free_bytes", lambda: 1_000_000)  # not even for one
+    monkeypatch.setattr(sharding, "free_bytes", lambda _: 1_000_000)  # not even for one
     done = good(call(tmp_path, *flags, draw=False))
     said = r"4 models \(map\) in 4 chunks of 1: .* MB of 1 MB free"
     assert re.search(said, done.out)

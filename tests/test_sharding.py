@@ -17,10 +17,13 @@ from command_line import ROOT, command, environment, run_of
 from test_experiments import TINY, rows_of
 from test_sweep import One, at, distance, evaluation, leaves, rounding, sweep_of, train, trainer_of
 
+from experiments import _sweep
 from experiments._chunks import useful_devices
+from experiments._options import RunOptions
 from vae_jax import sharding
 from vae_jax.data import load_images
 from vae_jax.sweep import (
+    Plan,
     Population,
     Report,
     Subsets,
@@ -300,6 +303,20 @@ def test_a_model_or_eight_at_once_are_worth_a_device(models, execution, chunk, d
     for examples in (data, Subsets(data, np.zeros((1, 1), np.int32))):
         parts = (examples, rows(1, fixed=True))
         assert useful_devices(models, parts, execution, chunk) == devices
+
+
+@pytest.mark.parametrize(("distributed", "used"), [(False, 1), (True, 8)])
+def test_where_a_model_on_each_device_does_not_fit_fewer_are_used(monkeypatch, distributed, used):
+    def plan_of(devices: Any, _: Any) -> Plan:
+        return Plan((7,), devices, chunk_bytes=devices * 100, free_bytes=300)
+
+    monkeypatch.setattr(jax, "devices", lambda: list(range(8)))
+    monkeypatch.setattr(sharding, "member_mesh", len)
+    monkeypatch.setattr(_sweep, "_loop", lambda *words: words[-1])
+    monkeypatch.setattr(_sweep, "plan_of", plan_of)
+    task: Any = None
+    loop, plan = _sweep._planned(RunOptions(distributed=distributed), task, [], "map", 7)
+    assert loop == plan.chunk == used  # of 7, and of 3
 
 
 # JAX has not started when a run says how many devices it is to have.
