@@ -274,8 +274,8 @@ def run(config: Sweep) -> None:
         f"Median, minimum and maximum over {config.turns} turns of one epoch, in which these "
         "and the matrix products alone alternate in one process. `solo`: one model as "
         "`experiments.mnist` trains it, a sweep of one member; `map` and `vmap`: the members one "
-        "after the other in one program, and all at once, spread over as many devices as the "
-        "processor counts as, which share its threads. Times solo: ratio of the medians; "
+        "after the other in one program, and all at once, on as many devices as a run of them "
+        "counts the processor as, which share its threads. Times solo: ratio of the medians; "
         "by turns: median and range of the ratios within a turn. Compiling is not in the times; "
         f"{USUAL_EPOCHS} epochs of all: it, and these of every member, what a user waits for. "
         "-ELBO is that of the member at beta 1 with the first seed, nats per image.",

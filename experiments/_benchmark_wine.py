@@ -70,7 +70,7 @@ class OurSweep:
         self.config, self.task = tabular.prepare(tabular.validate(settings))
         task = self.task
         useful = useful_devices(len(task.members), (task.data, task.test), "vmap")
-        sharding.split_cpu(min(sharding.usable_cores(), useful))  # as a run of them does
+        sharding.split_cpu(min(sharding.usable_cores(), useful))
         self.compiled: list[float] = []
 
     def start(self) -> Started:

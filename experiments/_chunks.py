@@ -32,14 +32,12 @@ def useful_devices(
         data: what they are trained and evaluated on. Examples that may be written to are copied
             to each device.
         execution: of `make_sweep`, on a CPU.
-        chunk: models that are to be in memory at most, if that was said. That of `vmap` has no
-            say: to go on with a run in its chunks would round otherwise.
+        chunk: models that are to be in memory at most, if that was said.
 
     Returns:
         The devices, 1 or more.
     """
-    if execution == "map":
-        models = min(models, chunk or models)
+    models = min(models, chunk or models)
     parts = [np.asarray(one.examples if isinstance(one, Subsets) else one) for one in data]
     copied = sum(part.nbytes for part in parts if part.flags.writeable)
     most = int(MOST_COPIED // copied) if copied else models
@@ -78,7 +76,7 @@ def described_plan(plan: Plan, execution: str, devices: int) -> str:
         words += f" on {devices} devices"
     if len(plan.sizes) > 1:
         words += f" in {len(plan.sizes)} chunks of {plan.sizes[0]}"
-    if plan.free_bytes is not None:
+    if plan.free_bytes is not None and plan.chunk_bytes < sys.maxsize:
         used, free = f"{plan.chunk_bytes / 1e6:,.0f}", f"{plan.free_bytes / 1e6:,.0f}"
         words += f": {used} MB of {free} MB free on a device"
     return words

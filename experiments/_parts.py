@@ -203,9 +203,9 @@ def _check_resumed(options: PartsOptions, folder: RunFolder) -> None:
     saved = folder.read_json("config.json")
     fewer = set()
     for field in options.PARTS:
+        # None is whatever there was then: it may be other parts now.
         before, now = saved.get(field), getattr(options, field)
-        # None is all that there are.
-        if now is not None and (before is None or not set(before) <= set(now)):
+        if before is None or now is None or not set(before) <= set(now):
             fewer.add(field)
     # A schedule hangs on the length of training: going on for longer would be another run.
     may_differ = NOT_THE_MODEL - {options.LENGTH} | set(options.PARTS) - fewer

@@ -76,7 +76,7 @@ class Config(PartsOptions):
     """
 
     LENGTH: ClassVar[str] = "epochs"
-    PARTS: ClassVar[tuple[str, ...]] = ("k", "method", "layers")
+    PARTS: ClassVar[tuple[str, ...]] = ("k", "layers")
 
     epochs: int | None = None
     """Passes through the training images, over all stages of the learning rate; those of the

@@ -78,9 +78,10 @@ def test_two_stochastic_layers_are_trained_and_both_counted(whole):
     own = (run / "iwae-k2-2" / "evaluation" / "evaluation.md").read_text("utf-8")
     assert "| I(x; z) | – |" in own
     assert "a posterior of two stochastic layers has no density of its own" in own
-    # Half of a schedule is not the beginning of another.
     fewer = call(iwae, folder, *flags[:-1], "--resume")
+    assert (fewer.code, fewer.out) == (2, "")
     assert "--layers 1: the run to resume was started with 1 2" in fewer.err
+    # Half of a schedule is not the beginning of another.
     done = call(iwae, folder, *flags[:2], *flags[4:], "--resume", "--name", run.name)
     assert (done.code, done.out) == (2, "")
     assert "--epochs (not given): the run to resume was started with 2" in done.err

@@ -50,9 +50,9 @@ def on_eight_devices() -> dict[str, str]:
 
 def with_nothing_said() -> dict[str, str]:
     """Of how many devices the processor counts as."""
-    said = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
-    kept = {name: value for name, value in environment().items() if name not in said}
-    return {**kept, "JAX_PLATFORMS": "cpu"}
+    kept = {k: v for k, v in environment().items() if k != "JAX_NUM_CPU_DEVICES"}
+    flags = [flag for flag in kept.get("XLA_FLAGS", "").split() if "device_count" not in flag]
+    return {**kept, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
 
 
 # What is checked, in the process with eight devices.
@@ -84,7 +84,7 @@ def waiting_in(
     members = place_members(members, mesh)
     data = [sharding.place(array, mesh) for array in (images, test)]
     text = sweep.epoch.lower(sweep.init(members), members, *data).compile().as_text()
-    return re.findall(r"(?:all-\w+|collective-\w+|reduce-scatter)\(", text)
+    return re.findall(r"(?:[\w-]*all-[\w-]+|collective-[\w-]+|reduce-scatter[\w-]*)\(", text)
 
 
 def all_seeds(seeds: Any) -> np.ndarray:
@@ -117,7 +117,7 @@ def compare() -> dict[str, dict[str, Any]]:
                 "devices": len(population.train.step.sharding.device_set),
                 "shares": [len(s.data) for s in population.train.step.addressable_shards],
                 "refused": str(refused.value),
-                "collectives": collectives if number == NUMBERS[0] else [],
+                "collectives": collectives,
                 "same_bits": same_bits(
                     at((population, report), real), (first, at(plain_report, real))
                 ),
@@ -151,6 +151,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 
 
 CASES = [f"{execution}-{number}" for execution, number in itertools.product(EXECUTIONS, NUMBERS)]
+FIRST = [f"{execution}-{NUMBERS[0]}" for execution in EXECUTIONS]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -164,7 +165,7 @@ def test_members_are_spread_evenly_and_filled_up(case, seen):
     assert seen[case]["picked"]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FIRST)
 def test_members_that_the_devices_do_not_divide_are_refused(case, seen):
     needed = (
         "11 members on 8 devices: a multiple is needed, make_members(..., size=16) fills them up"
@@ -172,7 +173,7 @@ def test_members_that_the_devices_do_not_divide_are_refused(case, seen):
     assert seen[case]["refused"] == needed
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FIRST)
 def test_no_device_waits_for_another_in_an_epoch(case, seen):
     """One that waits for a minute is taken for dead by XLA, which ends the process."""
     assert seen[case]["collectives"] == []
@@ -197,16 +198,18 @@ def test_a_layout_gives_the_same_bits_again(case, seen):
 
 @pytest.mark.slow
 def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path, monkeypatch):
-    """Three models on eight devices, on as many as a run chooses, and one after the other on one.
+    """Three models on as many devices as a run chooses, on two, filled up, and on one.
 
     XLA has a thread for each device, and NPROC at least; with another number of threads the
     sums of the report (not the weights) are rounded otherwise.
     """
     runs = {}
     flags = (*TINY, "--epochs", "2", "--beta", "0.5", "1", "4", "--figures", "none")
-    one = {**with_nothing_said(), "JAX_NUM_CPU_DEVICES": "1"}
-    for name, env in (("eight", on_eight_devices()), ("chosen", with_nothing_said()), ("one", one)):
-        env = {**env, "NPROC": str(DEVICES), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+    monkeypatch.setenv("NPROC", str(DEVICES))
+    chosen = min(3, sharding.usable_cores())
+    for name, devices in {"chosen": chosen, "two": 2, "one": 1}.items():
+        env = {**with_nothing_said(), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
+        env = env if name == "chosen" else {**env, "JAX_NUM_CPU_DEVICES": str(devices)}
         done = subprocess.run(
             command(*flags, "--name", name),
             cwd=tmp_path,
@@ -218,12 +221,9 @@ def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path, monke
         )
         assert (done.returncode, done.stderr) == (0, "")
         runs[name] = run_of(tmp_path, done.stdout)
-    monkeypatch.setenv("NPROC", str(DEVICES))
-    chosen = min(3, sharding.usable_cores())
-    for name, devices in {"eight": DEVICES, "chosen": chosen, "one": 1}.items():
-        provenance = json.loads((runs[name] / "provenance.json").read_text("utf-8"))
-        assert len(provenance["runs"][0]["devices"]) == devices
-    rows = rows_of(runs["eight"])
+        on = f" on {devices} devices" if devices > 1 else ""
+        assert f"3 models (map){on}: " in done.stdout
+    rows = rows_of(runs["two"])
     assert len(rows) == 3 * 2
     assert rows == rows_of(runs["one"]) == rows_of(runs["chosen"])
     members = [
@@ -291,7 +291,7 @@ def rows(count: int, *, fixed: bool = False) -> np.ndarray:
         (1, "map", None, rows(7000), 1),
         (24, "map", 3, rows(7000), 3),
         (250, "vmap", None, rows(7000), 31),
-        (250, "vmap", 8, rows(7000), 31),
+        (250, "vmap", 8, rows(7000), 1),
         (7, "vmap", None, rows(7000), 1),
         # A copy takes 72 MB.
         (24, "map", None, rows(600_000), 3),

@@ -95,8 +95,8 @@ def usable_cores() -> int:
 def split_cpu(devices: int) -> None:
     """Count the processor as several devices, before JAX starts.
 
-    The products of small models, or of a small minibatch, do not keep two threads busy; spread
-    over a device for each core such models take half the time on two. Nothing happens where JAX
+    The products of small models, or of a small minibatch, do not keep two threads busy: spread
+    over a device for each core, several such models take less time. Nothing happens where JAX
     has started, or where the user has said how many there are (`JAX_NUM_CPU_DEVICES`,
     `XLA_FLAGS`).
     """

@@ -37,7 +37,8 @@ def plan_chunks(
 ) -> Plan:
     """Choose the size of a chunk, from the memory that populations need unless it is given.
 
-    If all members fit together, a single program was measured, the one that will train them.
+    If all members fit together, a single program was measured, the one that will train them; so
+    it is, whether they fit or not (`Plan.fits`), if no device has more than one.
     Else two small populations tell what any needs: a constant and a multiple of its members.
     A fifth of the memory is left for what else lives there.
 

@@ -131,8 +131,8 @@ def make_sweep(
         The compiled functions.
 
     Raises:
-        ValueError: if the execution is neither, or there are no passes; `init` and `epoch` raise
-            it for members that the devices do not divide, or of another population.
+        ValueError: if the execution is neither, or there are no passes; `init` raises
+            it for members that the devices do not divide, `epoch` for those of another population.
 
     Example:
         >>> from vae_jax.evaluation import estimate_elbo
@@ -221,7 +221,7 @@ def make_sweep(
     ) -> tuple[Population, Report]:
         (population, _), _ = members_and_seeds
         # All that still train are at one step. One permutation for each seed, not for each
-        # member: it takes as long as ten steps. On every device, as none waits for another.
+        # member: it takes as long as ten steps. On every device, so that none waits.
         step = jnp.max(population.train.step)
         n = num_examples(data)
 
