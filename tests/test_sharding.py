@@ -55,6 +55,14 @@ def with_nothing_said() -> dict[str, str]:
     return {**kept, "XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
 
 
+def ended(
+    words: list[str], env: dict[str, str], **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """A process that came to its end, well or not, and what it said."""
+    where = {"env": env, "timeout": 500, **options}
+    return subprocess.run(words, capture_output=True, text=True, check=False, **where)
+
+
 # What is checked, in the process with eight devices.
 
 
@@ -138,14 +146,7 @@ def compare() -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     path = tmp_path_factory.mktemp("sharded") / "seen.json"
-    done = subprocess.run(
-        [sys.executable, __file__, str(path)],
-        env=on_eight_devices(),
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    done = ended([sys.executable, __file__, str(path)], on_eight_devices())
     assert done.returncode == 0, done.stderr
     return json.loads(path.read_text("utf-8"))
 
@@ -210,15 +211,7 @@ def test_the_command_line_finds_the_devices_and_the_same_numbers(tmp_path, monke
     for name, devices in {"chosen": chosen, "two": 2, "one": 1}.items():
         env = {**with_nothing_said(), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
         env = env if name == "chosen" else {**env, "JAX_NUM_CPU_DEVICES": str(devices)}
-        done = subprocess.run(
-            command(*flags, "--name", name),
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = ended(command(*flags, "--name", name), env, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         runs[name] = run_of(tmp_path, done.stdout)
         on = f" on {devices} devices" if devices > 1 else ""
@@ -355,14 +348,10 @@ BEGUN = {
 
 def test_no_experiment_starts_jax_before_it_is_known_how_many_devices_are_of_use(tmp_path):
     modules = ", ".join(words.split()[0] for words in BEGUN)
-    done = subprocess.run(
+    done = ended(
         [sys.executable, "-c", BEGINS.format(modules=modules)],
+        with_nothing_said(),
         input="".join(f"{words} --output-dir {tmp_path}\n" for words in BEGUN),
-        env=with_nothing_said(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     asked = [f"{words.split()[0]} {models}" for words, models in BEGUN.items()]
@@ -372,9 +361,7 @@ def test_no_experiment_starts_jax_before_it_is_known_how_many_devices_are_of_use
 def test_a_run_of_two_models_is_on_two_devices(tmp_path):
     flags = (*TINY, "--epochs", "1", "--beta", "1", "4", "--figures", "none")
     env = {**with_nothing_said(), "NPROC": "2"}
-    done = subprocess.run(
-        command(*flags), cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    done = ended(command(*flags), env, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     devices = min(2, sharding.usable_cores())
     assert ("2 models (map) on 2 devices" in done.stdout) == (devices == 2)

@@ -155,9 +155,8 @@ def make_text_trainer(
             raise ValueError(f"{n} sentences, and the lengths of {len(lengths)}")
         batches = trainer.shuffle(root_key, step, n)
         order = batches.reshape(-1)
-        by_length = order[jnp.argsort(jnp.asarray(bucket_of)[order], stable=True)].reshape(
-            batches.shape
-        )
+        by_bucket = jnp.argsort(jnp.asarray(bucket_of)[order], stable=True)
+        by_length = order[by_bucket].reshape(batches.shape)
         # Of the key of this step, the training step takes the first two.
         key_batches = jax.random.fold_in(jax.random.fold_in(keys_of(root_key).steps, step), 2)
         return jax.random.permutation(key_batches, by_length)
