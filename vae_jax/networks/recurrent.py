@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vae_jax.networks.mlp import KERNEL_INIT
+from vae_jax.networks.rows import Dense
 from vae_jax.types import PAD, UNKNOWN
 
 
@@ -81,9 +82,9 @@ class SentenceEncoder(nn.Module):
         """Read one sentence; the signs of its tokens do not matter."""
         words = jnp.abs(x).astype(jnp.int32)
         embedded = nn.Embed(self.vocabulary_size, self.embedding)(words)
-        added = nn.Dense(3 * self.hidden, kernel_init=KERNEL_INIT)(embedded)
+        added = Dense(3 * self.hidden, kernel_init=KERNEL_INIT)(embedded)
         last, _ = GRU(self.hidden)(jnp.zeros(self.hidden, added.dtype), added, words != PAD)
-        return nn.Dense(2 * self.latent_dim, kernel_init=KERNEL_INIT)(last)
+        return Dense(2 * self.latent_dim, kernel_init=KERNEL_INIT)(last)
 
 
 class SentenceDecoder(nn.Module):
@@ -106,11 +107,11 @@ class SentenceDecoder(nn.Module):
     def setup(self) -> None:
         """Declare the layers."""
         self.embed = nn.Embed(self.vocabulary_size, self.embedding)
-        self.words_in = nn.Dense(3 * self.hidden, kernel_init=KERNEL_INIT)
-        self.z_in = nn.Dense(3 * self.hidden, use_bias=False, kernel_init=KERNEL_INIT)
-        self.z_first = nn.Dense(self.hidden, use_bias=False, kernel_init=KERNEL_INIT)
+        self.words_in = Dense(3 * self.hidden, kernel_init=KERNEL_INIT)
+        self.z_in = Dense(3 * self.hidden, use_bias=False, kernel_init=KERNEL_INIT)
+        self.z_first = Dense(self.hidden, use_bias=False, kernel_init=KERNEL_INIT)
         self.gru = GRU(self.hidden)
-        self.out = nn.Dense(self.vocabulary_size, kernel_init=KERNEL_INIT)
+        self.out = Dense(self.vocabulary_size, kernel_init=KERNEL_INIT)
 
     def first(self, z: Float[Array, " latent"]) -> Float[Array, " hidden"]:
         """The state before the first word."""
