@@ -23,7 +23,7 @@ from vae_jax.evaluation import (
     log_likelihood,
     threshold_at,
 )
-from vae_jax.likelihoods import bernoulli
+from vae_jax.likelihoods import bernoulli, gaussian
 from vae_jax.model import VAE, batch_elbo_terms, make_vae
 from vae_jax.networks import conv, mlp, two_layer_mlp
 from vae_jax.tabular import make_table_vae
@@ -298,6 +298,23 @@ def test_the_threshold_is_interpolated():
     assert threshold_at(np.arange(5.0), 0.5) == 2
     assert threshold_at(np.arange(5.0), 0.1) == pytest.approx(3.6)
     assert threshold_at(np.array([3.0]), 0.1) == 3
+
+
+def test_a_threshold_beside_an_infinite_score_is_the_lower_of_the_two():
+    inf = np.inf
+    assert threshold_at(np.array([1.0, 2.0, 3.0, inf]), 0.1) == 3
+    assert threshold_at(np.array([1.0, inf, inf, inf]), 0.1) == inf
+    assert threshold_at(np.array([1.0, 2.0, 3.0, inf]), 0.5) == 2.5
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
+def test_bits_may_be_whole_numbers(key, dtype):
+    networks = mlp((4,), x_shape=(3,), latent_dim=2, theta_dim=1)
+    vae = make_vae(*networks, gaussian(0.5), x_shape=(3,), latent_dim=2)
+    params, x = vae.init(key), jnp.array([0.0, 1.0, 1.0])
+    expected = anomaly_scores(key, vae, params, x, 4)
+    found = anomaly_scores(key, vae, params, x.astype(dtype), 4)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 0.51, 1.0, float("nan")])

@@ -173,7 +173,8 @@ def by_hand(key: jax.Array, posteriors: Normal, num_samples: int) -> dict[str, n
 
     def draw(example: jax.Array, sample: jax.Array) -> jax.Array:
         q = jax.tree.map(lambda leaf: leaf[example], posteriors)
-        return reparameterize(jax.random.fold_in(jax.random.fold_in(key, example), sample), q)
+        _, key_z = jax.random.split(jax.random.fold_in(key, example))
+        return reparameterize(jax.random.fold_in(key_z, sample), q)
 
     every = jax.vmap(jax.vmap(draw, (None, 0)), (0, None))
     zs = jax.jit(every)(jnp.arange(n), jnp.arange(num_samples))
@@ -224,6 +225,20 @@ def test_streamed_terms_are_those_of_numpy(key, n, latent, num_samples, batch_si
     error = np.sqrt(np.sum(residuals**2) / (rows - 2) / rows)
     found = parts.standard_error_total_correlation
     assert found == pytest.approx(error, rel=1e-4, abs=ROUNDING)
+
+
+def test_the_key_of_the_posteriors_may_be_that_of_the_samples(key):
+    """What binarised an image is not what its latent variables are drawn with."""
+    vae = make_vae(
+        *mlp((), x_shape=(4,), latent_dim=4, theta_dim=1), bernoulli(), x_shape=(4,), latent_dim=4
+    )
+    vae = vae._replace(encode=lambda params, x: Normal(2 * x - 1, jnp.zeros(4)))
+    q = encode_all(key, vae, binarize_dynamic, {}, jnp.full((1000, 4), 128, jnp.uint8))
+    found, other = elbo_surgery(key, q), elbo_surgery(jax.random.key(7), q)
+    for name in ("mutual_information", "total_correlation"):
+        ending = "" if name == "mutual_information" else f"_{name}"
+        errors = [getattr(one, f"standard_error{ending}") for one in (found, other)]
+        assert close(getattr(found, name), getattr(other, name), np.hypot(*errors))
 
 
 def test_the_batch_size_changes_nothing_but_rounding(key):

@@ -330,6 +330,28 @@ def test_the_likelihoods_of_columns_are_equal_to_a_second_library():
             np.testing.assert_allclose(log_probs(row, logits, row.xs), theirs, rtol=1e-10)
 
 
+@pytest.mark.parametrize("log_mean", [-15.0, 0.0, 9.0, 15.0])
+def test_large_counts_keep_their_digits_in_float32(log_mean):
+    of_counts = likelihoods.negative_binomial().log_prob_per_dim
+    sizes, xs = np.array([-5.0, -1.0, 0.0, 2.0, 5.0]), np.array([0.0, 1.0, 17.0, 1e4, 3e6, 1e7])
+    mean, size = np.exp(log_mean), np.exp(sizes)[:, None]
+    theirs = stats.nbinom.logpmf(xs, size, size / (size + mean))
+    thetas = jnp.array([[log_mean, log_size] for log_size in sizes], jnp.float32)
+    ours = jax.vmap(lambda theta: jax.vmap(lambda x: of_counts(theta, x))(jnp.array(xs)))(thetas)
+    # A few hundred roundings of float32 at numbers that may be a thousand times the sum.
+    np.testing.assert_allclose(ours, theirs, rtol=3e-5, atol=2e-3)
+
+
+def test_the_mean_of_a_continuous_bernoulli_has_a_gradient_everywhere():
+    logits = jnp.array([-1e4, -200.0, -90.0, -1.0, 0.0, 1.0, 90.0, 200.0, 1e4])
+    mean = likelihoods.continuous_bernoulli().mean
+    slopes = jax.vmap(jax.grad(lambda logit: mean(logit[None])))(logits)
+    # The variance of x, which is symmetric; far out it is that of an exponential, 1 / l^2.
+    np.testing.assert_allclose(slopes, slopes[::-1], rtol=1e-4)
+    np.testing.assert_allclose(slopes[:3], 1 / logits[:3] ** 2, rtol=1e-4)
+    assert float(slopes[4]) == pytest.approx(1 / 12)
+
+
 def test_counts_spread_as_the_negative_binomial_says():
     row = ROWS["negative_binomial"]
     for (log_mean, log_size), draws in zip(row.thetas, row.samples, strict=True):

@@ -212,6 +212,11 @@ def test_images_that_cannot_be_halved_twice_are_refused(shape):
         NETWORKS["conv"]((8,), x_shape=shape, latent_dim=2, theta_dim=1)
 
 
+def test_a_convolutional_network_without_convolutions_is_refused():
+    with pytest.raises(ValueError, match=r"channels \(\): at least one convolution is needed"):
+        NETWORKS["conv"]((8,), x_shape=(8, 8, 1), latent_dim=2, theta_dim=1, channels=())
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_what_linen_calls_so(name):
     x = jnp.linspace(-2, 2, 5)

@@ -698,7 +698,11 @@ def test_every_member_has_its_seed_whatever_fills_up(seeds, size, num_seeds):
 
 @pytest.mark.parametrize(
     ("betas", "seeds", "says"),
-    [((), (), "0 members with 0 seeds"), ((1.0, 2.0), (0,), "2 members with 1 seeds")],
+    [
+        ((), (), "0 members with 0 seeds"),
+        ((1.0, 2.0), (0,), "2 members with 1 seeds"),
+        ((1.0,), (2**31,), "seed 2147483648: at least -2147483648 and under 2147483648"),
+    ],
 )
 def test_members_without_a_seed_each_are_refused(betas, seeds, says):
     with pytest.raises(ValueError, match=says):

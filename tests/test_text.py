@@ -232,9 +232,10 @@ def test_words_are_written_as_often_as_they_are_probable(temperature, top_k, z):
     assert np.all(abs(counts / n - expected) <= 4 * error)
 
 
-def test_after_the_end_there_is_nothing_and_before_it_there_are_words():
+@pytest.mark.parametrize("temperature", [20.0, np.inf])
+def test_after_the_end_there_is_nothing_and_before_it_there_are_words(temperature):
     """At a temperature at which every word is drawn."""
-    found = written(several(500), 8, 20.0)
+    found = written(several(500), 8, temperature)
     is_end = found == END
     over = np.cumsum(is_end, axis=1) - is_end > 0
     assert np.all(found[over] == PAD)

@@ -17,6 +17,7 @@ from vae_jax.likelihoods import bernoulli, gaussian
 from vae_jax.model import VAE, batch_elbo_terms, make_vae
 from vae_jax.networks import mlp, two_layer_mlp
 from vae_jax.preprocess import as_stored
+from vae_jax.text import make_text_vae
 from vae_jax.train import Trainer, keys_of
 from vae_jax.two_layer import make_two_layer_vae
 from vae_jax.types import Hyper, Scalar
@@ -184,3 +185,9 @@ def test_a_model_of_two_stochastic_layers_is_refused():
     vae = make_two_layer_vae(*networks, likelihood, x_shape=(6,), latent_dims=sizes)
     with pytest.raises(ValueError, match="two stochastic layers: wake-sleep here takes one"):
         make_wake_sleep(vae, batch_size=2)
+
+
+def test_a_decoder_that_reads_x_is_refused():
+    model = make_text_vae(10, 6, embedding=4, hidden=8, latent_dim=2)
+    with pytest.raises(ValueError, match="a decoder that reads x: wake-sleep here dreams all of"):
+        make_wake_sleep(model.vae, batch_size=2)

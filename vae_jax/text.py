@@ -170,7 +170,10 @@ def write(
         if top_k is not None and top_k < len(logits):
             least = jax.lax.top_k(logits, top_k)[0][-1]
             logits = jnp.where(logits < least, -jnp.inf, logits)
-        drawn = jax.random.categorical(key, sharpness * (logits - jnp.max(logits)))
+        scaled = sharpness * (logits - jnp.max(logits))
+        # Also at an infinite temperature, where 0 * -inf is no number.
+        scaled = jnp.where(logits == -jnp.inf, -jnp.inf, scaled)
+        drawn = jax.random.categorical(key, scaled)
         word = jnp.where(is_over, PAD, drawn)
         return (h, word, is_over | (word == END)), word
 

@@ -42,7 +42,8 @@ def make_wake_sleep(
         of both phases' negative log-probabilities, nats per example, which nothing bounds.
 
     Raises:
-        ValueError: as `make_trainer` does, and if the model has two stochastic layers.
+        ValueError: as `make_trainer` does, and if the model has two stochastic layers or
+            a decoder that reads x, which dreams no sample of p(x | z).
 
     Example:
         >>> from vae_jax.likelihoods import bernoulli
@@ -62,6 +63,8 @@ def make_wake_sleep(
     """
     if vae.is_layered:
         raise ValueError("a model of two stochastic layers: wake-sleep here takes one")
+    if vae.decode_given is not None:
+        raise ValueError("a decoder that reads x: wake-sleep here dreams all of x at once")
 
     def loss(
         key: PRNGKey, params: Params, xs: Float[Array, "batch *x"], hyper: Hyper, step: Step

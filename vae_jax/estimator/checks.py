@@ -12,6 +12,7 @@ from vae_jax.data.columns import KINDS, MAX_COUNT, kind_of_numbers
 from vae_jax.networks import ACTIVATIONS
 
 SCALES = ("column", "row", "table")
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)  # of the numbers that a model is trained with
 
 
 def check_parameters(vae: Any) -> None:
@@ -22,20 +23,21 @@ def check_parameters(vae: Any) -> None:
     """
     for name in ("latent_dim", "epochs", "num_samples"):
         check_whole(name, getattr(vae, name))
-    widths = vae.hidden if np.iterable(vae.hidden) else (None,)
+    # A sequence that can be read again: an iterator would be empty behind this check.
+    widths = vae.hidden if isinstance(vae.hidden, Sequence | np.ndarray) else (None,)
     if any(not isinstance(w, int | np.integer) or w < 1 for w in widths):
         raise ValueError(f"hidden {vae.hidden!r}: widths of 1 or more are needed")
-    if vae.activation not in ACTIVATIONS:
+    if not isinstance(vae.activation, str) or vae.activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"activation {vae.activation!r}: one of {known} is needed")
-    if vae.scale_of not in SCALES:
+    if not isinstance(vae.scale_of, str) or vae.scale_of not in SCALES:
         raise ValueError(f"scale_of {vae.scale_of!r}: one of {', '.join(SCALES)} is needed")
     for name in ("beta", "learning_rate", "contamination"):
         if not isinstance(value := getattr(vae, name), int | float | np.number):
             raise ValueError(f"{name} {value!r}: a number is needed")
-    if not 0 <= vae.beta < np.inf:
+    if not 0 <= vae.beta <= _LARGEST_FLOAT:
         raise ValueError(f"beta {vae.beta!r}: a finite number of 0 or more is needed")
-    if not 0 < vae.learning_rate < np.inf:
+    if not 0 < vae.learning_rate <= _LARGEST_FLOAT:
         raise ValueError(f"learning_rate {vae.learning_rate!r}: a positive number is needed")
     if not 0 < vae.contamination <= 0.5:
         raise ValueError(f"contamination {vae.contamination!r}: above 0 and at most 0.5 is needed")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from vae_jax.evaluation.log_likelihood import log_likelihood
 from vae_jax.evaluation.memory import samples_at_once
@@ -43,7 +43,7 @@ SCORES = ("reconstruction", "neg_elbo", "neg_log_likelihood", "kl")
 
 
 def anomaly_scores(
-    key: PRNGKey, vae: VAE, params: Params, x: Float[Array, "*x"], num_samples: int = 128
+    key: PRNGKey, vae: VAE, params: Params, x: Num[Array, "*x"], num_samples: int = 128
 ) -> AnomalyScores:
     """Score one example; callers `vmap`, with one key for all or a key that the example decides.
 
@@ -51,7 +51,7 @@ def anomaly_scores(
         key: the key of the posterior's samples.
         vae: the model, whatever it is of: images, rows of a table, sentences.
         params: its parameters.
-        x: one example.
+        x: one example; bits may be whole numbers.
         num_samples: K, samples of the posterior behind `neg_elbo` and `neg_log_likelihood`,
             and behind the mean and the KL of a posterior of several layers.
 
@@ -81,6 +81,7 @@ def anomaly_scores(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples {num_samples}: at least 1 is needed")
+    x = x.astype(jnp.result_type(x, jnp.float32))
     q = vae.encode(params, x)
 
     def sampled(key: PRNGKey) -> tuple[Nats, Sample | None]:
@@ -119,7 +120,8 @@ def threshold_at(scores: Float[np.ndarray, " n"], contamination: float) -> float
         contamination: the share, above 0 and at most 0.5.
 
     Returns:
-        The 1 - contamination quantile, linearly interpolated.
+        The 1 - contamination quantile, linearly interpolated; between an infinite score and
+        another the lower of the two.
 
     Raises:
         ValueError: if there are no scores, one is NaN, or the share is not allowed.
@@ -130,6 +132,9 @@ def threshold_at(scores: Float[np.ndarray, " n"], contamination: float) -> float
         raise ValueError("a score is NaN: nothing would exceed the threshold")
     if not 0 < contamination <= 0.5:
         raise ValueError(f"contamination {contamination}: above 0 and at most 0.5 is needed")
+    low, high = (np.quantile(scores, 1 - contamination, method=m) for m in ("lower", "higher"))
+    if np.isinf([low, high]).any():  # which has no difference to interpolate by
+        return float(low)
     return float(np.quantile(scores, 1 - contamination))
 
 

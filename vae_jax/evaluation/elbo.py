@@ -68,7 +68,8 @@ def estimate_elbo(
     posterior has several layers.
 
     Example i draws from `fold_in(key, i)`, so the estimate does not depend on the batch
-    size, and the same key gives every model the same binarisation and the same noise.
+    size, and the same key gives every model the same binarisation and the same noise; of a key
+    that is not threefry's, JAX's default, `vmap` draws otherwise for another batch size.
 
     Args:
         key: the key of the estimate.

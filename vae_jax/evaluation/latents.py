@@ -238,8 +238,8 @@ def elbo_surgery(
     what differs from one to the next adds nothing to the noise.
 
     Args:
-        key: the key of the samples; sample s of example i is drawn with
-            `fold_in(fold_in(key, i), s)`.
+        key: the key of the samples, which may be that of `encode_all`: what an example is
+            preprocessed with is drawn by another part of it.
         posteriors: of every example, `[n latent]`.
         num_samples: samples of each posterior; more where there are few examples.
         batch_size: samples and posteriors that are compared at once. The result depends on
@@ -278,7 +278,8 @@ def elbo_surgery(
     def compare(row: Int[Array, ""]) -> tuple[_Sampled, _Sampled]:
         example, sample = jnp.divmod(row, num_samples)
         q = jax.tree.map(lambda leaf: leaf[example], posteriors)
-        z = reparameterize(jax.random.fold_in(jax.random.fold_in(key, example), sample), q)
+        _, key_z = jax.random.split(jax.random.fold_in(key, example))
+        z = reparameterize(jax.random.fold_in(key_z, sample), q)
         log_q = log_density_per_dim(q, z)
         log_aggregate, log_aggregates = _log_mixture(chunks, n, z)
         kl_per_dim = log_q - log_density_per_dim(prior, z)

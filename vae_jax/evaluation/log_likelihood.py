@@ -138,8 +138,8 @@ def estimate_log_likelihood(
 ) -> Importance:
     """Estimate log p(x) of every example of a data set.
 
-    Example i draws from `fold_in(key, i)`, so the estimate depends neither on the batch size nor
-    on whether the data come whole or in parts.
+    Example i draws from `fold_in(key, i)`, so that with JAX's default keys, threefry's, the
+    estimate depends neither on the batch size nor on whether the data come whole or in parts.
 
     Args:
         key: the key of the estimate.

@@ -1,5 +1,6 @@
 """Likelihoods for the columns of a table, and how they are put side by side."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -8,9 +9,10 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
 from vae_jax.likelihoods.base import Likelihood, Theta, parameters_of
+from vae_jax.likelihoods.levels import RAISED_BY, stirling_tail
 from vae_jax.types import PRNGKey
 
-# Where log-rates, log-dispersions and logits may lie: beyond it float32 loses its digits.
+# Where log-means and log-dispersions may lie, so that no exp overflows.
 _LOG_MEAN_RANGE = (-15.0, 15.0)
 _LOG_SIZE_RANGE = (-5.0, 5.0)
 
@@ -65,7 +67,8 @@ def negative_binomial() -> Likelihood:
     """Negative binomial for counts, with the variance m + m^2 / r: a Poisson that may spread.
 
     log p(x) = log G(x + r) - log G(r) - log x! + r log(r / (r + m)) + x log(m / (r + m)),
-    m = exp(theta_0), r = exp(theta_1) clipped to [e^-5, e^5], G the gamma function.
+    m = exp(theta_0) clipped to [e^-15, e^15], r = exp(theta_1) clipped to [e^-5, e^5], G the
+    gamma function.
 
     Returns:
         The likelihood; x in {0, 1, 2, ...}, theta_dim 2.
@@ -81,10 +84,9 @@ def negative_binomial() -> Likelihood:
 
     def log_prob(theta: Theta, x: Float[Array, "*x"]) -> Float[Array, "*x"]:
         log_mean, log_size = logs(theta)
-        size = jnp.exp(log_size)
-        log_total = jnp.logaddexp(log_mean, log_size)
-        ways = gammaln(x + size) - gammaln(size) - gammaln(x + 1)
-        return ways + size * (log_size - log_total) + x * (log_mean - log_total)
+        log_odds = log_mean - log_size  # of another event against the r-th stop
+        stops = jnp.exp(log_size) * jax.nn.softplus(log_odds)
+        return _log_ways(jnp.exp(log_size), x) - stops - x * jax.nn.softplus(-log_odds)
 
     def mean(theta: Theta) -> Float[Array, "*x"]:
         return jnp.exp(logs(theta)[0])
@@ -100,6 +102,29 @@ def negative_binomial() -> Likelihood:
         return jax.random.poisson(key_poisson, rate).astype(theta.dtype)
 
     return Likelihood(log_prob, mean, sample, theta_dim=2)
+
+
+def _log_ways(size: Float[Array, "*x"], x: Float[Array, "*x"]) -> Float[Array, "*x"]:
+    """Log of G(x + r) / (G(r) x!), r = size.
+
+    By Stirling's formula for r and 1 raised by some, with what is large in their difference taken
+    together before it is computed. In float32 the error is 1e-3 nats up to ten million, where
+    differences of `gammaln` are wrong by several.
+    """
+    from_size, from_one = size + RAISED_BY, 1.0 + RAISED_BY
+    # (r + i) / (r + x + i), i < 6, brings r to r + 6; the other brings 1 to 7.
+    pairs = [((size + i) * (x + 1 + i), (size + x + i) * (1 + i)) for i in range(RAISED_BY)]
+    ratio = functools.reduce(jnp.multiply, [above / below for above, below in pairs])
+    tails = stirling_tail(from_size + x) - stirling_tail(from_size)
+    tails_of_one = stirling_tail(from_one + x) - stirling_tail(jnp.full_like(x, from_one))
+    return (
+        x * jnp.log1p((size - 1) / (from_one + x))
+        + jnp.log(ratio)
+        + (from_size - 0.5) * jnp.log1p(x / from_size)
+        - (from_one - 0.5) * jnp.log1p(x / from_one)
+        + tails
+        - tails_of_one
+    )
 
 
 def categorical() -> Likelihood:

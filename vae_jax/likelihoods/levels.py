@@ -20,7 +20,7 @@ LOG_SCALE_RANGE = (-9.0, 7.0)
 # the spread is the binomial's but for 0.3%.
 LOG_SHAPE_RANGE = (-12.0, 10.0)
 # Stirling's formula is taken beyond this, where its first term left out is 1e-10.
-_RAISED_BY = 6
+RAISED_BY = 6
 
 
 def discretized_logistic(levels: int = 256) -> Likelihood:
@@ -233,7 +233,7 @@ def _log_beta_ratio(
     """
     total = alpha + beta
     size = heads + tails
-    raised = [a + _RAISED_BY for a in (alpha + heads, beta + tails, total + size)]
+    raised = [a + RAISED_BY for a in (alpha + heads, beta + tails, total + size)]
     return (
         heads * jnp.log(raised[0] / raised[2])
         + tails * jnp.log(raised[1] / raised[2])
@@ -244,14 +244,15 @@ def _log_beta_ratio(
 
 
 def _log_rising_rest(a: Float[Array, "*x"], k: Float[Array, "*x"]) -> Float[Array, "*x"]:
-    """What a (a + 1) ... (a + k - 1) has in logs beyond k log(a + k + _RAISED_BY) - k."""
-    raised = a + _RAISED_BY
+    """What a (a + 1) ... (a + k - 1) has in logs beyond k log(a + k + RAISED_BY) - k."""
+    raised = a + RAISED_BY
     # G(a) = G(a + 6) / (a (a + 1) ... (a + 5)), the same for a + k.
-    ratio = math.prod((a + i) / (a + k + i) for i in range(_RAISED_BY))
-    tail = _stirling_tail(raised + k) - _stirling_tail(raised)
+    ratio = math.prod((a + i) / (a + k + i) for i in range(RAISED_BY))
+    tail = stirling_tail(raised + k) - stirling_tail(raised)
     return jnp.log(ratio) + (raised - 0.5) * jnp.log1p(k / raised) + tail
 
 
-def _stirling_tail(a: Float[Array, "*x"]) -> Float[Array, "*x"]:
+def stirling_tail(a: Float[Array, "*x"]) -> Float[Array, "*x"]:
+    """What log G(a) has beyond (a - 1/2) log a - a + 1/2 log 2 pi, to 1e-10 for a of 6 or more."""
     square = 1 / a**2
     return (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680))) / a

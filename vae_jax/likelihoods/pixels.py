@@ -75,10 +75,12 @@ def continuous_bernoulli() -> Likelihood:
 
     def mean(theta: Theta) -> Float[Array, "*x"]:
         logits = theta[..., 0]
-        near, safe = away_from_zero(logits)
+        # For a positive logit, where exp cannot overflow in a gradient, then mirrored.
+        near, safe = away_from_zero(jnp.abs(logits))
         small = jnp.where(near, logits, 0.0)
         series = 0.5 + small * (1 / 12 + small**2 * (-1 / 720 + small**2 / 30240))
-        return jnp.where(near, series, -1 / jnp.expm1(-safe) - 1 / safe)
+        positive = -1 / jnp.expm1(-safe) - 1 / safe
+        return jnp.where(near, series, jnp.where(logits < 0, 1 - positive, positive))
 
     def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
         # Inverse of the distribution function for a negative logit, where exp cannot overflow,

@@ -124,9 +124,11 @@ def conv(
         The encoder and the decoder.
 
     Raises:
-        ValueError: if the image is not [height, width, channels] with sides that
-            can be halved once for each convolution.
+        ValueError: if there is no convolution, or the image is not [height, width, channels] with
+            sides that can be halved once for each.
     """
+    if not channels:
+        raise ValueError("channels (): at least one convolution is needed")
     shrink = 2 ** len(channels)
     if len(x_shape) != 3 or any(side % shrink for side in x_shape[:2]):
         raise ValueError(

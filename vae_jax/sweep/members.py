@@ -109,14 +109,17 @@ def make_members(
         The members, as NumPy arrays.
 
     Raises:
-        ValueError: if there are none, or not one seed, or one split, for each; or if `together`
-            is under 1, or members of a run would differ in their seeds.
+        ValueError: if there are none, or not one seed, or one split, for each; if a seed is
+            no int32; or if `together` is under 1, or members of a run would differ in their
+            seeds.
     """
     if not hypers or len(hypers) != len(seeds):
         raise ValueError(f"{len(hypers)} members with {len(seeds)} seeds: one each is needed")
     if len(splits) not in (0, len(hypers)):
         raise ValueError(f"{len(hypers)} members with {len(splits)} splits: one each is needed")
     seeds = [operator.index(seed) for seed in seeds]
+    if wrong := [seed for seed in seeds if not -(2**31) <= seed < 2**31]:
+        raise ValueError(f"seed {wrong[0]}: at least {-(2**31)} and under {2**31} is needed")
     unique = list(dict.fromkeys(seeds))
     missing = max(0, size - len(hypers))
     filled = [*hypers, *[hypers[-1]] * missing]
