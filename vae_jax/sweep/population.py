@@ -273,7 +273,7 @@ def make_sweep(
 
     # What runs once is never worth XLA's whole effort. An evaluation rounds as that of an
     # epoch only if it is compiled like it.
-    once, often = quick_options(), quick_options("many") if compile_quickly else {}
+    once, often = quick_options("moment"), quick_options("many") if compile_quickly else {}
     return Sweep(
         init=jax.jit(init, compiler_options=once),
         epoch=jax.jit(epoch, donate_argnums=0, compiler_options=often),
