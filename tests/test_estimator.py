@@ -558,6 +558,10 @@ def test_rows_of_another_width_are_refused(small, iris):
         VAE(**SMALL).fit(iris * 1e300)
     with pytest.raises(ValueError, match=r"column 'x0': 10000 is no code .* from 0 to 9,999"):
         VAE(**SMALL, kinds="categorical").fit(np.full((4, 1), 10_000))
+    with pytest.raises(
+        ValueError, match=r"column 'x0': values that differ by .*e-170 are too close"
+    ):
+        VAE(**SMALL).fit(iris * 1e-170)
 
 
 def test_words_in_a_frame_are_refused_by_column_row_and_value(iris):

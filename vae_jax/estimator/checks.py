@@ -68,7 +68,8 @@ def batch_size_of(batch_size: Any, rows: int) -> int:
     return min(int(batch_size), rows)
 
 
-_LARGEST = 1e150  # of which the square, in a standard deviation, is a number
+# Of which the squares, in a standard deviation, are numbers, and not 0.
+_LARGEST, _SMALLEST = 1e150, 1e-150
 
 
 def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
@@ -85,7 +86,8 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
 
     Raises:
         ValueError: if a kind is unknown, they are not as many as the columns, or a column has
-            no value, one that is too large or that its kind cannot have, or too many categories.
+            no value, one that is too large or that its kind cannot have, values that are too close,
+            or too many categories.
     """
     count = X.shape[1]
     is_one = isinstance(kinds, str) or not np.iterable(kinds)
@@ -106,6 +108,12 @@ def columns_of(X: np.ndarray, kinds: Any, names: Any) -> tuple[Column, ...]:
         largest = float(np.nanmax(np.abs(X[:, index])))  # a float32 has no limit of this size
         if largest > _LARGEST:
             raise ValueError(f"column {str(name)!r}: {largest:g} is too large to be standardised")
+        differ = float(np.nanmax(X[:, index]) - np.nanmin(X[:, index]))
+        if 0 < differ < _SMALLEST:
+            raise ValueError(
+                f"column {str(name)!r}: values that differ by {differ:g} are too close to be "
+                "standardised"
+            )
         if kind == "count" and np.nanmax(X[:, index]) > MAX_COUNT:
             raise ValueError(
                 f"column {str(name)!r}: {np.nanmax(X[:, index]):g}; counts up to {MAX_COUNT:,} are "
