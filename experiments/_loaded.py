@@ -226,7 +226,13 @@ def _restored(
 
 
 def as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:
-    """A dataclass from its JSON: lists as tuples, text as paths."""
+    """A dataclass from its JSON: lists as tuples, text as paths.
+
+    Raises:
+        UsageError: if there is no setting, one that is not known, or one of another type.
+    """
+    if not saved:
+        raise UsageError(f"{path}/config.json: empty; the settings of a run are needed")
     hints = typing.get_type_hints(config_type)
     unknown = sorted(saved.keys() - hints.keys())
     if unknown:
@@ -237,8 +243,24 @@ def as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:
             value = tuple(value)
         elif isinstance(value, str) and Path in _options(hints[name]):
             value = Path(value)
+        if not _fits(value, hints[name]):
+            raise UsageError(f"{path}/config.json: {name} {saved[name]!r} is no value of its type")
         values[name] = value
     return config_type(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type of a setting; a whole number is a number too."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if isinstance(value, bool):
+        return hint is bool
+    if origin is tuple and isinstance(value, tuple):
+        return all(_fits(one, arguments[0]) for one in value)
+    return isinstance(value, int | float if hint is float else origin or hint)
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

@@ -460,6 +460,23 @@ def test_a_setting_of_another_version_is_refused(copied):
     assert "no setting 'colour' is known" in refused(copied)
 
 
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ({"latent_dim": "two"}, "config.json: latent_dim 'two' is no value of its type"),
+        ({"beta": [1.0, None]}, "config.json: beta [1.0, None] is no value of its type"),
+        ({"network": "cnn"}, "config.json: network 'cnn' is no value of its type"),
+        ({"epochs": True}, "config.json: epochs True is no value of its type"),
+        (None, "config.json: empty; the settings of a run are needed"),
+    ],
+)
+def test_a_damaged_setting_is_named(copied, damage, says):
+    config = json.loads((copied / "config.json").read_text("utf-8"))
+    saved = {} if damage is None else {**config, **damage}
+    (copied / "config.json").write_text(json.dumps(saved), "utf-8")
+    assert says in refused(copied)
+
+
 def test_a_run_of_an_experiment_that_cannot_be_evaluated_is_refused(copied):
     moved = copied.parents[1] / "benchmark" / "run"
     moved.parent.mkdir()

@@ -604,3 +604,11 @@ def test_save_replaces_both_files_or_leaves_them(tmp_path: Path, monkeypatch: py
     assert path.read_bytes() != before["figure.png"]
     with np.load(tmp_path / "figure.npz") as stored:
         assert len(stored["images"]) == 3
+
+
+def test_signs_that_the_font_does_not_have_are_named_once(tmp_path: Path):
+    figure = Figure(figsize=(2, 1))
+    figure.text(0.1, 0.5, "年齢 Größe")
+    with pytest.warns(UserWarning, match="font has no sign of: 年齢$"):
+        figures.save(figure, tmp_path / "figure.png")
+    figures.save(figure, tmp_path / "figure.png")  # a warning would be an error here

@@ -2,7 +2,10 @@
 
 import io
 import os
+import re
 import textwrap
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.style
@@ -43,6 +46,8 @@ _STYLE = {
     "lines.markersize": 3.5,
 }
 styled = matplotlib.style.context(["default", _STYLE])
+_NO_GLYPH = r"Glyph (\d+) .* missing from font"  # as Matplotlib says it, for each sign
+_SAID: set[str] = set()  # signs that a warning has named
 
 
 @styled
@@ -64,7 +69,10 @@ def save(figure: Figure, path: str | os.PathLike[str], /, **arrays: np.ndarray) 
     if path.suffix != ".png":
         raise ValueError(f"{path}: a name that ends in .png is needed")
     raw, png, npz = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    figure.savefig(raw, format="png", dpi=DPI)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _NO_GLYPH)
+        figure.savefig(raw, format="png", dpi=DPI)
+    _warn_of_glyphs(caught)
     # Written anew, Matplotlib's note of its own version is gone from the file.
     image = Image.open(raw).convert("RGB")
     pictures = [np.asarray(shown.get_array()) for axes in figure.axes for shown in axes.images]
@@ -81,6 +89,21 @@ def save(figure: Figure, path: str | os.PathLike[str], /, **arrays: np.ndarray) 
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _warn_of_glyphs(caught: Sequence[warnings.WarningMessage]) -> None:
+    """Say once which signs are not in the font, and everything else as it was said."""
+    missing = set()
+    for one in caught:
+        glyph = re.match(_NO_GLYPH, str(one.message))
+        if glyph is None:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        else:
+            missing.add(chr(int(glyph[1])))
+    if new := missing - _SAID:
+        _SAID.update(new)
+        words = f"boxes stand for what Matplotlib's font has no sign of: {''.join(sorted(new))}"
+        warnings.warn(words, stacklevel=3)
 
 
 def chart_figure(width: float, height: float, title: str) -> Figure:
