@@ -243,7 +243,8 @@ def as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:
             value = tuple(value)
         elif isinstance(value, str) and Path in _options(hints[name]):
             value = Path(value)
-        if not _fits(value, hints[name]):
+        # Data that stood in for others are saved under a name that cannot be asked for.
+        if name != "dataset" and not _fits(value, hints[name]):
             raise UsageError(f"{path}/config.json: {name} {saved[name]!r} is no value of its type")
         values[name] = value
     return config_type(**values)
