@@ -606,7 +606,10 @@ def test_save_replaces_both_files_or_leaves_them(tmp_path: Path, monkeypatch: py
         assert len(stored["images"]) == 3
 
 
-def test_signs_that_the_font_does_not_have_are_named_once(tmp_path: Path):
+def test_signs_that_the_font_does_not_have_are_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("vae_jax.figures.style._SAID", set())
     figure = Figure(figsize=(2, 1))
     figure.text(0.1, 0.5, "年齢 Größe")
     with pytest.warns(UserWarning, match="font has no sign of: 年齢$"):

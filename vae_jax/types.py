@@ -110,9 +110,9 @@ class ElboTerms(NamedTuple):
 
 
 class Hyper(NamedTuple):
-    """The numbers that may be swept: traced scalars, so that another one recompiles nothing.
+    """The numbers that may be swept: traced scalars, so that another value recompiles nothing.
 
-    Another type does: `4.0` after `1.0` is the same program, and `4` is compiled again.
+    A value of another type does: `4.0` after `1.0` is the same program, and `4` is compiled again.
 
     Attributes:
         beta: weight of the KL term, a KL in nats per example.

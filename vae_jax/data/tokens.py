@@ -197,7 +197,7 @@ def encode(
 def text_of(ids: Integer[np.ndarray, " length"], vocabulary: Sequence[str], level: str) -> str:
     """Write token ids as text, up to the first `<eos>` or `<pad>`.
 
-    `encode` turns words that are written into the same ids again.
+    At level "words" `encode` turns the text of an encoded sentence into the same ids again.
 
     Args:
         ids: the tokens of one sentence.

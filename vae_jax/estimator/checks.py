@@ -12,7 +12,7 @@ from vae_jax.data.columns import KINDS, MAX_COUNT, kind_of_numbers
 from vae_jax.networks import ACTIVATIONS
 
 SCALES = ("column", "row", "table")
-_LARGEST_FLOAT = float(np.finfo(np.float32).max)  # of the numbers that a model is trained with
+_FLOAT = np.finfo(np.float32)  # of the numbers that a model is trained with
 
 
 def check_parameters(vae: Any) -> None:
@@ -24,7 +24,8 @@ def check_parameters(vae: Any) -> None:
     for name in ("latent_dim", "epochs", "num_samples"):
         check_whole(name, getattr(vae, name))
     # A sequence that can be read again: an iterator would be empty behind this check.
-    widths = vae.hidden if isinstance(vae.hidden, Sequence | np.ndarray) else (None,)
+    is_sequence = isinstance(vae.hidden, Sequence | np.ndarray) and np.iterable(vae.hidden)
+    widths = vae.hidden if is_sequence else (None,)
     if any(not isinstance(w, int | np.integer) or w < 1 for w in widths):
         raise ValueError(f"hidden {vae.hidden!r}: widths of 1 or more are needed")
     if not isinstance(vae.activation, str) or vae.activation not in ACTIVATIONS:
@@ -35,10 +36,10 @@ def check_parameters(vae: Any) -> None:
     for name in ("beta", "learning_rate", "contamination"):
         if not isinstance(value := getattr(vae, name), int | float | np.number):
             raise ValueError(f"{name} {value!r}: a number is needed")
-    if not 0 <= vae.beta <= _LARGEST_FLOAT:
-        raise ValueError(f"beta {vae.beta!r}: a finite number of 0 or more is needed")
-    if not 0 < vae.learning_rate <= _LARGEST_FLOAT:
-        raise ValueError(f"learning_rate {vae.learning_rate!r}: a positive number is needed")
+    if not 0 <= vae.beta <= float(_FLOAT.max):
+        raise ValueError(f"beta {vae.beta!r}: a finite float32 of 0 or more is needed")
+    if not float(_FLOAT.tiny) <= vae.learning_rate <= float(_FLOAT.max):
+        raise ValueError(f"learning_rate {vae.learning_rate!r}: a positive float32 is needed")
     if not 0 < vae.contamination <= 0.5:
         raise ValueError(f"contamination {vae.contamination!r}: above 0 and at most 0.5 is needed")
     is_number = isinstance(vae.batch_size, int | np.integer) and vae.batch_size >= 1

@@ -238,8 +238,9 @@ def elbo_surgery(
     what differs from one to the next adds nothing to the noise.
 
     Args:
-        key: the key of the samples, which may be that of `encode_all`: what an example is
-            preprocessed with is drawn by another part of it.
+        key: the key of the samples, which may be that of `encode_all`: sample s of example i is
+            drawn with `fold_in(k, s)`, k the second part of `split(fold_in(key, i))`, of which
+            the first is what the example is preprocessed with.
         posteriors: of every example, `[n latent]`.
         num_samples: samples of each posterior; more where there are few examples.
         batch_size: samples and posteriors that are compared at once. The result depends on

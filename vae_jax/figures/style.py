@@ -103,7 +103,7 @@ def _warn_of_glyphs(caught: Sequence[warnings.WarningMessage]) -> None:
     if new := missing - _SAID:
         _SAID.update(new)
         words = f"boxes stand for what Matplotlib's font has no sign of: {''.join(sorted(new))}"
-        warnings.warn(words, stacklevel=3)
+        warnings.warn(words, stacklevel=4)  # `styled` is in between
 
 
 def chart_figure(width: float, height: float, title: str) -> Figure:

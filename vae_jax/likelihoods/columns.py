@@ -12,7 +12,7 @@ from vae_jax.likelihoods.base import Likelihood, Theta, parameters_of
 from vae_jax.likelihoods.levels import RAISED_BY, stirling_tail
 from vae_jax.types import PRNGKey
 
-# Where log-means and log-dispersions may lie, so that no exp overflows.
+# Where log-means and log-dispersions may lie: means of 3e-7 to 3e6.
 _LOG_MEAN_RANGE = (-15.0, 15.0)
 _LOG_SIZE_RANGE = (-5.0, 5.0)
 

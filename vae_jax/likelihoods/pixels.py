@@ -75,12 +75,12 @@ def continuous_bernoulli() -> Likelihood:
 
     def mean(theta: Theta) -> Float[Array, "*x"]:
         logits = theta[..., 0]
-        # For a positive logit, where exp cannot overflow in a gradient, then mirrored.
+        # For a negative logit, where exp cannot overflow in a gradient, then mirrored.
         near, safe = away_from_zero(jnp.abs(logits))
         small = jnp.where(near, logits, 0.0)
         series = 0.5 + small * (1 / 12 + small**2 * (-1 / 720 + small**2 / 30240))
-        positive = -1 / jnp.expm1(-safe) - 1 / safe
-        return jnp.where(near, series, jnp.where(logits < 0, 1 - positive, positive))
+        low = 1 / safe + jnp.exp(-safe) / jnp.expm1(-safe)  # of a negative logit
+        return jnp.where(near, series, jnp.where(logits < 0, low, 1 - low))
 
     def sample(key: PRNGKey, theta: Theta) -> Float[Array, "*x"]:
         # Inverse of the distribution function for a negative logit, where exp cannot overflow,
