@@ -251,7 +251,7 @@ def as_config(config_type: type, saved: dict[str, Any], path: Path) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type of a setting; a whole number is a number too."""
+    """Whether a value is of the type of a setting, a tuple of one type; an int is a float too."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in arguments)

@@ -134,7 +134,7 @@ def write(
         z: what the sentence is to say.
         length: tokens at most, the end among them.
         temperature: 1 draws from the model, less is more careful, 0 always takes the most
-            probable word (greedy).
+            probable word (greedy), infinity draws every word alike.
         top_k: how many tokens are drawn from, at least 1, and those as probable as the last of
             them; all without it.
 
